@@ -1,0 +1,28 @@
+"""The paper's numbers (Sec. 4.1), on a dataset of your own.
+
+    python -m rtsam_jax.train --config configs/rt_injury.py \
+        --config.data.dataset=FOLDER --config.model.checkpoint=WEIGHTS
+
+FOLDER holds a dataset.json (docs/dataset.md); WEIGHTS is written by converters.sam_med3d from a
+published SAM-Med3D checkpoint.
+"""
+
+from rtsam_jax.config import ExperimentConfig
+
+
+def get_config() -> ExperimentConfig:
+    """The defaults are the paper's; they are spelled out for who wants to change them."""
+    cfg = ExperimentConfig(name="rt_injury")
+    cfg.data.dataset = "datasets/rt_injury"
+    cfg.data.spacing_mm = 1.0
+    cfg.dose.tau = 0.8
+    cfg.model.preset = "vit_b_ori"
+    cfg.model.freeze_encoder = True
+    cfg.click.iterations = 3
+    cfg.click.per_iteration = 4
+    cfg.loss.dice, cfg.loss.focal_tversky = 0.7, 0.3
+    cfg.optim.lr = 3e-4
+    cfg.optim.weight_decay = 0.01
+    cfg.epochs = 100
+    cfg.batch_size = 4
+    return cfg

@@ -1,0 +1,291 @@
+"""A dataset on disk: a folder with `dataset.json` (see docs/dataset.md), read and written strictly.
+
+Whatever the file leaves in doubt is an error that names the case and the field.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NoReturn
+
+from rtsam_jax.data.json_file import read_json, write_json
+from rtsam_jax.errors import DatasetSchemaError, MissingFile, SplitError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "dataset.json"
+KINDS = ("clinical", "surrogate", "synthetic")
+MODALITIES = ("CT", "MR")
+
+Scalar = str | int | float | bool
+
+# Ids and task names become parts of file names in caches, tables and figures.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_DATASET_FIELDS = ("schema", "name", "kind", "description", "tasks", "cases")
+_TASK_FIELDS = ("modality", "title")
+_CASE_REQUIRED = ("id", "patient", "task", "image", "dose")
+_CASE_FIELDS = (*_CASE_REQUIRED, "label", "record", "split")
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """One thing to delineate."""
+
+    name: str
+    modality: str  # of its images: "CT" | "MR"
+    title: str  # for tables and figures
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its dose and, where known, its truth. Paths are absolute."""
+
+    id: str
+    patient: str
+    task: str
+    image: Path
+    dose: Path
+    label: Path | None = None
+    record: dict[str, Scalar] = field(default_factory=dict)
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A validated `dataset.json`, cases in the file's order."""
+
+    root: Path
+    name: str
+    kind: str  # "clinical" | "surrogate" | "synthetic"
+    description: str
+    tasks: tuple[TaskInfo, ...]
+    cases: tuple[Case, ...]
+
+    def task(self, name: str) -> TaskInfo:
+        """The task of that name; `DatasetSchemaError` where there is none."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        known = ", ".join(task.name for task in self.tasks)
+        raise DatasetSchemaError(f"Dataset {self.name} has no task {name!r}; choose from {known}.")
+
+
+def load_dataset(root: str | Path) -> Dataset:
+    """Reads and validates `root/dataset.json`.
+
+    Raises:
+      MissingFile: no `dataset.json`, or a case's file does not exist (named: case and field).
+      DatasetSchemaError: anything the schema forbids (named: case and field).
+      SplitError: some cases have a `split` and some have none, or a patient has two of them.
+    """
+    root = Path(root).absolute()
+    path = root / FILE_NAME
+    if not path.is_file():
+        raise MissingFile(f"There is no {path}; name the folder of a dataset or build one there.")
+    return _parse(root, read_json(path))
+
+
+def write_dataset(
+    root: str | Path,
+    *,
+    name: str,
+    kind: str,
+    description: str,
+    tasks: Sequence[TaskInfo],
+    cases: Sequence[Mapping[str, Any]],
+) -> None:
+    """Validates and writes `root/dataset.json` in one step; the cases' files must be there already.
+
+    Args:
+      root: the dataset's folder.
+      name: of the dataset.
+      kind: "clinical", "surrogate" or "synthetic".
+      description: where the data come from, in a sentence or two.
+      tasks: what is delineated.
+      cases: as in the schema; paths are relative to `root`. Fields that are None are left out.
+
+    Raises:
+      MissingFile, DatasetSchemaError, SplitError: as `load_dataset`; nothing is written then.
+    """
+    root = Path(root).absolute()
+    document: dict[str, Any] = {
+        "schema": SCHEMA_VERSION,
+        "name": name,
+        "kind": kind,
+        "description": description,
+        "tasks": {task.name: {"modality": task.modality, "title": task.title} for task in tasks},
+        "cases": [{k: _plain(v) for k, v in case.items() if v is not None} for case in cases],
+    }
+    if len(document["tasks"]) != len(tasks):
+        raise DatasetSchemaError(f"{root / FILE_NAME}: two tasks have one name; rename one.")
+    _parse(root, document)
+    write_json(root / FILE_NAME, document)
+
+
+def check_patients(splits: Mapping[str, str], patients: Mapping[str, str], where: str) -> None:
+    """Raises `SplitError` where a patient's cases carry two split names.
+
+    Args:
+      splits: case id -> split name.
+      patients: case id -> patient.
+      where: the file that says so, for the message.
+    """
+    first: dict[str, str] = {}
+    for case, split in splits.items():
+        other = first.setdefault(patients[case], case)
+        if splits[other] != split:
+            raise SplitError(
+                f"{where}: patient {patients[case]} is in split {splits[other]!r} (case {other}) "
+                f"and in {split!r} (case {case}); keep all cases of a patient on one side."
+            )
+
+
+def _plain(value: Any) -> Any:
+    return value.as_posix() if isinstance(value, Path) else value
+
+
+def _parse(root: Path, document: Any) -> Dataset:
+    path = root / FILE_NAME
+    if not isinstance(document, dict):
+        raise DatasetSchemaError(f"{path} must hold one JSON object; see docs/dataset.md.")
+    version = document.get("schema")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise DatasetSchemaError(
+            f"{path}: field 'schema' is {version!r}, but this version reads {SCHEMA_VERSION}; "
+            "convert the dataset as docs/dataset.md says."
+        )
+    where = f"{path}: the dataset"
+    _check_fields(document, _DATASET_FIELDS, _DATASET_FIELDS, where)
+    kind = _choice(document, "kind", KINDS, where)
+    tasks = _parse_tasks(document["tasks"], path)
+    entries = document["cases"]
+    if not isinstance(entries, list) or not entries:
+        raise DatasetSchemaError(f"{path}: field 'cases' must be a list of at least one case.")
+    names = tuple(task.name for task in tasks)
+    cases = tuple(_parse_case(entry, at, names, path) for at, entry in enumerate(entries))
+    _check_ids_and_splits(cases, path)
+    return Dataset(
+        root=root,
+        name=_text(document, "name", where),
+        kind=kind,
+        description=_text(document, "description", where, empty=True),
+        tasks=tasks,
+        cases=cases,
+    )
+
+
+def _parse_tasks(entries: Any, path: Path) -> tuple[TaskInfo, ...]:
+    if not isinstance(entries, dict) or not entries:
+        raise DatasetSchemaError(f"{path}: field 'tasks' must be an object of at least one task.")
+    tasks = []
+    for name, entry in entries.items():
+        where = f"{path}: task {name!r}"
+        if not _NAME.fullmatch(name):
+            _fail(where, "name", "letters, digits, '.', '_' and '-' only")
+        if not isinstance(entry, dict):
+            raise DatasetSchemaError(f"{where} must be an object with {_TASK_FIELDS}.")
+        _check_fields(entry, _TASK_FIELDS, _TASK_FIELDS, where)
+        modality = _choice(entry, "modality", MODALITIES, where)
+        tasks.append(TaskInfo(name, modality, _text(entry, "title", where)))
+    return tuple(tasks)
+
+
+def _parse_case(entry: Any, at: int, tasks: tuple[str, ...], path: Path) -> Case:
+    where = f"{path}: case number {at + 1}"
+    if not isinstance(entry, dict):
+        raise DatasetSchemaError(f"{where} must be an object; see docs/dataset.md.")
+    if isinstance(entry.get("id"), str):
+        where = f"{path}: case {entry['id']!r}"
+    _check_fields(entry, _CASE_FIELDS, _CASE_REQUIRED, where)
+    if not _NAME.fullmatch(_text(entry, "id", where)):
+        _fail(where, "id", "made of letters, digits, '.', '_' and '-', for file names")
+    files = {key: _file(entry, key, where, path.parent) for key in ("image", "dose")}
+    return Case(
+        id=entry["id"],
+        patient=_text(entry, "patient", where),
+        task=_choice(entry, "task", tasks, where),
+        label=_file(entry, "label", where, path.parent) if "label" in entry else None,
+        record=_record(entry.get("record", {}), where),
+        split=_text(entry, "split", where) if "split" in entry else None,
+        **files,
+    )
+
+
+def _check_ids_and_splits(cases: tuple[Case, ...], path: Path) -> None:
+    seen: set[str] = set()
+    for case in cases:
+        if case.id in seen:
+            raise DatasetSchemaError(f"{path}: case {case.id!r}: field 'id' is used twice.")
+        seen.add(case.id)
+    splits = {case.id: case.split for case in cases if case.split is not None}
+    if splits and len(splits) != len(cases):
+        lacking = next(case.id for case in cases if case.split is None)
+        raise SplitError(
+            f"{path}: case {lacking!r} has no field 'split', though others have; "
+            "give it to all cases or to none."
+        )
+    check_patients(splits, {case.id: case.patient for case in cases}, str(path))
+
+
+def _file(entry: Mapping[str, Any], key: str, where: str, root: Path) -> Path:
+    text = _text(entry, key, where)
+    rooted = PurePosixPath(text).is_absolute() or PureWindowsPath(text).anchor
+    # Checked on the text, not resolved: links inside the folder may lead to where the bytes are.
+    relative = os.path.normpath(text)
+    if rooted or "\0" in text or relative == ".." or relative.startswith(f"..{os.sep}"):
+        _fail(where, key, "a path relative to the dataset's folder that stays inside it")
+    if not (root / relative).is_file():
+        raise MissingFile(
+            f"{where}: field {key!r} names {text}, but there is no such file in {root}; "
+            "add the file or mend the path."
+        )
+    return root / relative
+
+
+def _record(record: Any, where: str) -> dict[str, Scalar]:
+    if not isinstance(record, dict):
+        _fail(where, "record", "an object of texts, numbers and truth values")
+    for key, value in record.items():
+        if not isinstance(value, str | int | float) or not _finite(value):
+            _fail(where, f"record.{key}", "a text, a finite number or a truth value; omit unknowns")
+    return dict(record)
+
+
+def _finite(value: Scalar) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _check_fields(
+    entry: Mapping[str, Any], known: tuple[str, ...], required: tuple[str, ...], where: str
+) -> None:
+    for key in entry:
+        if key not in known:
+            raise DatasetSchemaError(
+                f"{where}: field {key!r} is unknown; remove it or use one of {', '.join(known)}."
+            )
+    for key in required:
+        if key not in entry:
+            raise DatasetSchemaError(f"{where}: field {key!r} is missing; add it.")
+
+
+def _text(entry: Mapping[str, Any], key: str, where: str, *, empty: bool = False) -> str:
+    value = entry[key]
+    if not isinstance(value, str) or not (empty or value.strip()):
+        _fail(where, key, "a text" if empty else "a text that is not empty", value)
+    return value
+
+
+def _choice(entry: Mapping[str, Any], key: str, allowed: Sequence[str], where: str) -> str:
+    value = entry[key]
+    if not isinstance(value, str) or value not in allowed:
+        _fail(where, key, "one of " + ", ".join(map(repr, allowed)), value)
+    return value
+
+
+def _fail(where: str, key: str, rule: str, value: Any = None) -> NoReturn:
+    found = "" if value is None else f" is {value!r}, but it"
+    raise DatasetSchemaError(f"{where}: field {key!r}{found} must be {rule}.")

@@ -1,0 +1,43 @@
+"""JSON files, read strictly and written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rtsam_jax.errors import DatasetSchemaError
+
+
+def read_json(path: Path) -> Any:
+    """Parses strict JSON: duplicate keys and NaN are `DatasetSchemaError` as well."""
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise DatasetSchemaError(f"{path} has the field {twice!r} twice in one object.")
+        return result
+
+    def no_constant(text: str) -> NoReturn:
+        raise DatasetSchemaError(f"{path} contains {text}, which is not JSON; use a number.")
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constant)
+    except (ValueError, RecursionError) as cause:  # undecodable text and JSON errors alike
+        raise DatasetSchemaError(f"{path} is not valid JSON ({cause}); mend the file.") from cause
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Writes JSON whole or not at all: written beside, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+        beside.write_text(text + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,134 @@
+"""Cases to batches: preprocess once, then crops whose order derives from (seed, step).
+
+Batch `i` is a pure function of the config and `i` (grain's random access), so a resumed run sees
+exactly the batches that an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+
+from rtsam_jax.data.cases import Case
+from rtsam_jax.data.crops import crop_origins, extract
+from rtsam_jax.data.nifti import read_label, read_volume
+from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, label_to_grid, preprocess
+from rtsam_jax.data.sample import Sample
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """What training needs of a case: the surroundings of its dose box, crop and jitter included.
+
+    `image` and `roi` are shared between the cases of one scan (several tasks on one image).
+    """
+
+    image: np.ndarray  # [X, Y, Z] float32
+    roi: np.ndarray  # [X, Y, Z] uint8
+    label: np.ndarray  # [X, Y, Z] uint8
+    origins: np.ndarray  # [n, 3] int, the crops that prediction would take
+    background: float  # normalised intensity of what lies outside the volume
+    task_id: int
+
+
+def preprocess_case(case: Case, modality: str, spec: PreprocessSpec) -> Preprocessed:
+    """Reads a case's image and dose and brings them to the model grid; no label is touched."""
+    image = read_volume(case.image, what="image")
+    dose = read_volume(case.dose, what="dose")
+    return preprocess(image, dose, modality, spec, name=case.id)
+
+
+def load_neighbourhoods(
+    cases: Sequence[Case],
+    modality: dict[str, str],
+    tasks: Sequence[str],
+    spec: PreprocessSpec,
+    *,
+    size: int,
+    jitter: int,
+    progress: bool = False,
+) -> list[Neighbourhood]:
+    """Preprocesses every case once; scans shared by several tasks are read once.
+
+    Args:
+        cases: each with a label.
+        modality: per task, "CT" or "MR".
+        tasks: names in the order of `task_id`.
+        size: crop side in voxels.
+        jitter: largest shift of a training crop in voxels.
+        progress: print a line per tenth of the cases.
+    """
+    scans: dict[tuple[str, str, str], Preprocessed] = {}
+    cut: dict[tuple[str, str, str], tuple[np.ndarray, np.ndarray, np.ndarray, tuple]] = {}
+    out = []
+    for i, case in enumerate(cases):
+        key = (str(case.image), str(case.dose), modality[case.task])
+        if key not in scans:
+            scans[key] = preprocess_case(case, modality[case.task], spec)
+            scan = scans[key]
+            origins = crop_origins(scan.box, size)
+            low = np.maximum(origins.min(0) - jitter, 0)
+            high = np.minimum(origins.max(0) + size + jitter, scan.image.shape)
+            window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+            image, roi = scan.image[window].copy(), scan.roi[window].copy()
+            cut[key] = (image, roi, origins - low, window)
+        assert case.label is not None
+        label = label_to_grid(read_label(case.label), scans[key].grid, name=case.id)
+        image, roi, origins, window = cut[key]
+        out.append(
+            Neighbourhood(
+                image=image,
+                roi=roi,
+                label=label[window].copy(),
+                origins=origins,
+                background=scans[key].background,
+                task_id=list(tasks).index(case.task),
+            )
+        )
+        if progress and (i + 1) % max(1, len(cases) // 10) == 0:
+            print(f"prepared {i + 1}/{len(cases)} cases", flush=True)
+    return out
+
+
+def crop(case: Neighbourhood, case_id: int, origin: np.ndarray, size: int) -> Sample:
+    """One crop at `origin` (voxels of the neighbourhood; may reach beyond it)."""
+    return Sample(
+        image=extract(case.image, origin, size, case.background)[..., None],
+        label=extract(case.label, origin, size, 0),
+        roi=extract(case.roi, origin, size, 0),
+        task_id=np.int32(case.task_id),
+        case_id=np.int32(case_id),
+    )
+
+
+def training_batches(
+    cases: Sequence[Neighbourhood], *, size: int, jitter: int, batch_size: int, seed: int
+) -> grain.MapDataset:
+    """An endless dataset of batches; `[step]` is random access, iteration prefetches.
+
+    Every epoch visits each case once in a new order; its crop is one of those that prediction
+    would take, shifted by up to `jitter` voxels along each axis.
+    """
+
+    def draw(case_id: int, rng: np.random.Generator) -> Sample:
+        case = cases[case_id]
+        origin = case.origins[rng.integers(len(case.origins))]
+        return crop(case, case_id, origin + rng.integers(-jitter, jitter + 1, size=3), size)
+
+    return (
+        grain.MapDataset.range(len(cases))
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(draw)
+        .batch(batch_size)
+    )
+
+
+def batches_from(dataset: grain.MapDataset, start: int, stop: int) -> Iterator[Sample]:
+    """Batches `start .. stop - 1`, read ahead by threads."""
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    return iter(dataset[start:stop].to_iter_dataset(options))

@@ -1,0 +1,15 @@
+"""The one pytree that travels from the input pipeline to the training step."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Sample(NamedTuple):
+    """A batch of crops (or, without the leading axis, one crop); S is the model's image size."""
+
+    image: Any  # [B, S, S, S, 1] float32, normalised
+    label: Any  # [B, S, S, S] uint8
+    roi: Any  # [B, S, S, S] uint8: the high-dose region; it moves with the image
+    task_id: Any  # [B] int32, index into the dataset's tasks
+    case_id: Any  # [B] int32, index into the pipeline's cases

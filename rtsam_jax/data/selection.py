@@ -1,0 +1,93 @@
+"""Which cases a run trains on and which it is scored on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data import openkbp, phantom
+from rtsam_jax.data.cases import Case, Dataset, load_dataset
+from rtsam_jax.data.splits import inner_split, load_or_make_splits
+from rtsam_jax.errors import ConfigError, SplitError
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The dataset and the two sides of the split that a run uses."""
+
+    dataset: Dataset
+    tasks: tuple[str, ...]  # in the order of task ids
+    modality: dict[str, str]  # by task
+    train: tuple[Case, ...]
+    held_out: tuple[Case, ...]  # what evaluation scores
+    held_out_name: str
+
+
+def load_run_data(cfg: ExperimentConfig) -> RunData:
+    """Builds the dataset if the config says so, reads it and splits it by patient.
+
+    Raises:
+        DatasetSchemaError, MissingFile, SplitError, ConfigError: see the message.
+    """
+    root = Path(cfg.data.dataset)
+    if cfg.data.builder and not root.exists():
+        _build_dataset(cfg, root)
+    dataset = load_dataset(root)
+    names = tuple(task.name for task in dataset.tasks)
+    if unknown := set(cfg.data.tasks) - set(names):
+        raise ConfigError(
+            f"config.data.tasks names {sorted(unknown)}, but {root} has the tasks {list(names)}."
+        )
+    tasks = tuple(name for name in names if not cfg.data.tasks or name in cfg.data.tasks)
+    splits = load_or_make_splits(
+        dataset, root / f"splits_seed{cfg.data.split_seed}.json", seed=cfg.data.split_seed
+    )
+    wanted = [case for case in dataset.cases if case.task in tasks]
+    train = [case for case in wanted if splits[case.id] == cfg.data.train_split]
+    held_out = [case for case in wanted if splits[case.id] == cfg.data.eval_split]
+    held_out_name = cfg.data.eval_split
+    if cfg.data.inner_folds:
+        keep, hold = inner_split(
+            {case.id: case.patient for case in train},
+            cfg.data.inner_folds,
+            cfg.data.inner_fold,
+            cfg.data.split_seed,
+            {case.id: case.task for case in train},
+        )
+        held_out = [case for case in train if case.id in set(hold)]
+        train = [case for case in train if case.id in set(keep)]
+        held_out_name = f"inner{cfg.data.inner_fold}of{cfg.data.inner_folds}"
+    if not train:
+        raise SplitError(
+            f"the split {cfg.data.train_split!r} of {root} has no case; "
+            f"its splits are {sorted(set(splits.values()))}."
+        )
+    unlabelled = [case.id for case in train if case.label is None]
+    if unlabelled:
+        raise SplitError(
+            f"training case {unlabelled[0]} of {root} has no label; add one or move the case to "
+            f"another split."
+        )
+    return RunData(
+        dataset=dataset,
+        tasks=tasks,
+        modality={task.name: task.modality for task in dataset.tasks},
+        train=tuple(train),
+        held_out=tuple(held_out),
+        held_out_name=held_out_name,
+    )
+
+
+def _build_dataset(cfg: ExperimentConfig, root: Path) -> None:
+    print(f"making the {cfg.data.builder} dataset in {root}", flush=True)
+    if cfg.data.builder == "phantom":
+        count = {"cases": cfg.data.builder_cases} if cfg.data.builder_cases else {}
+        phantom.build(root, seed=cfg.data.split_seed, **count)
+        return
+    if not cfg.data.source:
+        raise ConfigError(
+            "config.data.source is empty; set it to the OpenKBP folder that "
+            f"{root} is to be made from."
+        )
+    openkbp.build(Path(cfg.data.source), root)

@@ -1,0 +1,138 @@
+"""One small hierarchy of errors: each has a stable code and an exit status.
+
+A message is one sentence that says what is wrong, in which file or field, and what to do about it.
+Commands print it as `error[CODE]: sentence` and leave with `exit_status`; see `run_command`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import ClassVar
+
+
+class RTSamError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    code: ClassVar[str] = "error"
+    exit_status: ClassVar[int] = 1
+
+
+class ConfigError(RTSamError):
+    """A configuration value is out of range or contradicts another."""
+
+    code = "config_invalid"
+    exit_status = 2
+
+
+class UnknownConfigField(ConfigError):
+    """A configuration field that does not exist was set."""
+
+    code = "config_unknown_field"
+
+
+class MissingFile(RTSamError):
+    """A file or folder that is needed does not exist."""
+
+    code = "missing_file"
+    exit_status = 3
+
+
+class UnreadableFile(RTSamError):
+    """A file exists but cannot be decoded: truncated, corrupt or of another format."""
+
+    code = "unreadable_file"
+    exit_status = 3
+
+
+class OutputExists(RTSamError):
+    """The place to write to is taken by something else."""
+
+    code = "output_exists"
+    exit_status = 3
+
+
+class DatasetSchemaError(RTSamError):
+    """`dataset.json` violates its schema; the message names the case and the field."""
+
+    code = "dataset_schema"
+    exit_status = 4
+
+
+class SplitError(RTSamError):
+    """A split is impossible or leaks a patient to both sides."""
+
+    code = "split_invalid"
+    exit_status = 4
+
+
+class VolumeError(RTSamError):
+    """A volume's shape, type or affine cannot be used."""
+
+    code = "volume_invalid"
+    exit_status = 5
+
+
+class NonFiniteVoxels(VolumeError):
+    """A volume holds NaN or infinite voxels."""
+
+    code = "non_finite_voxels"
+
+
+class NoOverlap(VolumeError):
+    """Two volumes of one case share no space."""
+
+    code = "no_overlap"
+
+
+class ZeroDose(VolumeError):
+    """A dose grid without a single positive voxel."""
+
+    code = "zero_dose"
+
+
+class EmptyROI(VolumeError):
+    """No voxel of the model grid reaches the dose threshold."""
+
+    code = "empty_roi"
+
+
+class CheckpointError(RTSamError):
+    """A checkpoint does not fit the model it is meant for."""
+
+    code = "checkpoint_invalid"
+    exit_status = 6
+
+
+class CheckpointIncomplete(CheckpointError):
+    """A checkpoint folder that was not written to its end."""
+
+    code = "checkpoint_incomplete"
+
+
+class PresetMismatch(CheckpointError):
+    """A checkpoint of another model preset."""
+
+    code = "checkpoint_preset"
+
+
+class EncoderWeightsMissing(CheckpointError):
+    """A frozen image encoder without weights would stay random for ever."""
+
+    code = "encoder_weights_missing"
+
+
+class TrainingDiverged(RTSamError):
+    """The loss or a gradient became NaN or infinite."""
+
+    code = "training_diverged"
+    exit_status = 7
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Runs a command's `main`; prints an `RTSamError` as one line and exits with its status."""
+    try:
+        main()
+    except RTSamError as error:
+        print(f"error[{error.code}]: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)

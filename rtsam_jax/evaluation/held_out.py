@@ -1,0 +1,90 @@
+"""Scores a model on held-out cases beside the trivial predictors; leaves tables and figures.
+
+The test mode is text and box alone, no clicks (Sec. 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.cases import Case
+from rtsam_jax.data.pipeline import Neighbourhood
+from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec
+from rtsam_jax.data.selection import RunData
+from rtsam_jax.evaluation.inference import CropPredictor, predict_volume
+from rtsam_jax.evaluation.report import draw_overlay, pick_for_figures, write_tables
+from rtsam_jax.evaluation.scoring import Method, score_cases, trivial_methods
+from rtsam_jax.metrics.summary import CaseMetrics
+from rtsam_jax.models.presets import get_spec
+
+MODEL = "model"
+SHUFFLED = "model, task shuffled"
+
+
+def evaluate_held_out(
+    cfg: ExperimentConfig,
+    data: RunData,
+    predict: CropPredictor,
+    training: Sequence[Neighbourhood],
+    run: Path,
+    *,
+    shuffle_task: bool = False,
+) -> dict[str, list[CaseMetrics]]:
+    """Scores `data.held_out`, prints the table, writes `run/evaluation/<split>/`.
+
+    Args:
+        predict: of `make_crop_predictor`.
+        training: what the trivial predictors are fitted on.
+        shuffle_task: also score the model with every case given another task's prompt; what it
+            loses is what the task prompt tells it.
+
+    Returns:
+        Measures of every method, case by case.
+    """
+    size = get_spec(cfg.model.preset).image_size
+    folder = run / "evaluation" / data.held_out_name
+    task_id = {name: i for i, name in enumerate(data.tasks)}
+    wrong = _other_tasks(data.held_out, len(data.tasks), cfg.seed)
+
+    def own(case: Case, scan: Preprocessed) -> np.ndarray:
+        return predict_volume(predict, scan, task_id[case.task], size)
+
+    def shuffled(case: Case, scan: Preprocessed) -> np.ndarray:
+        other = (task_id[case.task] + wrong[case.id]) % len(task_id)
+        return predict_volume(predict, scan, other, size)
+
+    methods: dict[str, Method] = {MODEL: own}
+    if shuffle_task and len(task_id) > 1:
+        methods[SHUFFLED] = shuffled
+    methods |= trivial_methods(training, data.tasks, size)
+    spec = PreprocessSpec.from_config(cfg)
+    found: dict[str, list[CaseMetrics]] = {name: [] for name in methods}
+    count = len(data.held_out)
+    for i, scored in enumerate(score_cases(data.held_out, data.modality, spec, methods), start=1):
+        for name, metrics in scored.metrics.items():
+            found[name].append(metrics)
+        if i % max(1, count // 10) == 0 or i == count:
+            print(f"evaluated {i}/{count} cases", flush=True)
+    if not found[MODEL]:
+        return found
+    heading = f"{data.dataset.name} ({data.dataset.kind}), split {data.held_out_name}"
+    print(f"\n{heading}\n{write_tables(folder, found, heading)}", flush=True)
+    chosen = pick_for_figures(found[MODEL], cfg.figures)
+    by_id = {case.id: case for case in data.held_out}
+    draw = [by_id[found[MODEL][i].case] for i in chosen]
+    for scored in score_cases(draw, data.modality, spec, {MODEL: own}):
+        draw_overlay(scored, MODEL, data.dataset.kind, folder / "figures")
+    print(f"tables and {len(draw)} overlays are in {folder}", flush=True)
+    return found
+
+
+def _other_tasks(cases: Sequence[Case], tasks: int, seed: int) -> dict[str, int]:
+    """For each case a shift of its task id to some other task, seeded."""
+    if tasks < 2:
+        return {case.id: 0 for case in cases}
+    rng = np.random.default_rng(seed)
+    return {case.id: int(rng.integers(1, tasks)) for case in cases}

@@ -1,0 +1,114 @@
+"""Held-out cases to measures: every method on the label's original grid.
+
+A method turns a preprocessed case into a probability on the model grid. The trained model and the
+trivial predictors it has to beat pass through the same grids, threshold and measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rtsam_jax.data.cases import Case
+from rtsam_jax.data.crops import blend, crop_origins, extract
+from rtsam_jax.data.nifti import Volume, read_label
+from rtsam_jax.data.pipeline import Neighbourhood, preprocess_case
+from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, to_native
+from rtsam_jax.evaluation.trivial import (
+    RoiRule,
+    Rule,
+    TrainingCrop,
+    fit_atlas,
+    fit_threshold,
+)
+from rtsam_jax.metrics.summary import CaseMetrics, score_case
+
+THRESHOLD = 0.5  # probability; the same for every task and method
+
+Method = Callable[[Case, Preprocessed], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One held-out case: measures and masks by method, for tables and figures."""
+
+    case: Case
+    scan: Preprocessed
+    truth: Volume
+    metrics: dict[str, CaseMetrics]
+    masks: dict[str, np.ndarray]  # bool, on the label's grid
+
+
+def score_cases(
+    cases: Sequence[Case],
+    modality: Mapping[str, str],
+    spec: PreprocessSpec,
+    methods: Mapping[str, Method],
+) -> Iterator[Scored]:
+    """Yields cases one by one, so that volumes need not be held; cases without a label are skipped.
+
+    A probability of 0.5 or more on the label's grid is foreground; truth outside every crop counts
+    as missed.
+    """
+    previous: tuple[tuple[str, str, str], Preprocessed] | None = None
+    for case in cases:
+        if case.label is None:
+            continue
+        key = (str(case.image), str(case.dose), modality[case.task])
+        if previous is None or previous[0] != key:  # tasks of one scan stand side by side
+            previous = key, preprocess_case(case, modality[case.task], spec)
+        scan = previous[1]
+        truth = read_label(case.label)
+        metrics, masks = {}, {}
+        for name, method in methods.items():
+            masks[name] = to_native(method(case, scan), scan.grid, truth) >= THRESHOLD
+            metrics[name] = score_case(
+                masks[name],
+                truth.array,
+                spacing_mm=truth.spacing,
+                case=case.id,
+                patient=case.patient,
+                task=case.task,
+            )
+        yield Scored(case, scan, truth, metrics, masks)
+
+
+def trivial_methods(
+    training: Sequence[Neighbourhood], tasks: Sequence[str], size: int
+) -> dict[str, Method]:
+    """The predictors that need no network, fitted on the training cases: ROI, threshold, atlas."""
+
+    def crops() -> Iterator[TrainingCrop]:
+        for case in training:
+            origin = _centred(case.origins)
+            yield TrainingCrop(
+                task=tasks[case.task_id],
+                image=extract(case.image, origin, size, case.background),
+                label=extract(case.label, origin, size, 0).astype(bool),
+                roi=extract(case.roi, origin, size, 0).astype(bool),
+            )
+
+    thresholds, atlases, roi = fit_threshold(crops()), fit_atlas(crops()), RoiRule()
+    return {
+        "ROI itself": _in_crop(lambda task: roi, size),
+        "intensity threshold": _in_crop(thresholds.__getitem__, size),
+        "location atlas": _in_crop(atlases.__getitem__, size),
+    }
+
+
+def _centred(origins: np.ndarray) -> np.ndarray:
+    """The origin of the crop centred on the dose box, whether one crop covers the box or many."""
+    return (origins.min(0) + origins.max(0)) // 2
+
+
+def _in_crop(rule_of: Callable[[str], Rule], size: int) -> Method:
+    def method(case: Case, scan: Preprocessed) -> np.ndarray:
+        origin = _centred(crop_origins(scan.box, size))
+        image = extract(scan.image, origin, size, scan.background)
+        roi = extract(scan.roi, origin, size, 0).astype(bool)
+        mask = rule_of(case.task).predict(image, roi)
+        return blend(mask[None].astype(np.float32), origin[None], scan.image.shape)
+
+    return method

@@ -1,0 +1,156 @@
+"""Layers shared by the models, and the precision policy.
+
+Policy: parameters float32; matrix products in the compute dtype (float32 products at the
+backend's highest precision, never TF32 or bfloat16 passes); softmax, norms and losses float32.
+Everything is channels-last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Array = jax.Array
+ZEROS = nnx.initializers.zeros_init()  # modules are built with zeros; see models/initialise.py
+
+
+class Buffer(nnx.Variable[Any]):
+    """A constant that belongs to the weights but is never trained (a PyTorch buffer)."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The one place that decides dtypes."""
+
+    compute: Any = jnp.float32
+
+    @classmethod
+    def named(cls, name: str) -> Precision:
+        return cls(jnp.dtype(name))
+
+    @property
+    def matmul(self) -> jax.lax.Precision | None:
+        return jax.lax.Precision.HIGHEST if self.compute == jnp.float32 else None
+
+    @property
+    def softmax(self) -> Any:
+        """Dtype of logits and softmax: float32, or wider where float64 checks exactness."""
+        return jnp.promote_types(self.compute, jnp.float32)
+
+    def linear(self, fan_in: int, fan_out: int, *, bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
+        return nnx.Linear(
+            fan_in,
+            fan_out,
+            use_bias=bias,
+            kernel_init=ZEROS,
+            dtype=self.compute,
+            precision=self.matmul,
+            rngs=rngs,
+        )
+
+    def norm(self, channels: int, epsilon: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+        # The two-pass variance: E[x^2] - E[x]^2 loses digits where the mean is large.
+        return nnx.LayerNorm(
+            channels, epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
+        )
+
+
+class PatchConv(nnx.Module):
+    """Convolution whose stride equals its kernel, as one matrix product over patches.
+
+    `[B, p*X, p*Y, p*Z, C_in] -> [B, X, Y, Z, C_out]`; kernel `[p, p, p, C_in, C_out]`.
+    """
+
+    def __init__(self, patch: int, fan_in: int, fan_out: int, *, precision: Precision):
+        self.kernel = nnx.Param(jnp.zeros((patch, patch, patch, fan_in, fan_out)))
+        self.bias = nnx.Param(jnp.zeros((fan_out,)))
+        self.precision = precision
+
+    def __call__(self, x: Array) -> Array:
+        dtype = self.precision.compute
+        p = self.kernel.shape[0]
+        b, x_, y_, z_, c = x.shape
+        x = x.astype(dtype).reshape(b, x_ // p, p, y_ // p, p, z_ // p, p, c)
+        x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, x_ // p, y_ // p, z_ // p, -1)
+        kernel = self.kernel[...].astype(dtype).reshape(-1, self.kernel.shape[-1])
+        return jnp.matmul(x, kernel, precision=self.precision.matmul) + self.bias[...].astype(dtype)
+
+
+class PatchConvTranspose(nnx.Module):
+    """Transposed convolution, kernel 2 and stride 2: every voxel becomes its own 2^3 block.
+
+    `[B, X, Y, Z, C_in] -> [B, 2X, 2Y, 2Z, C_out]`; kernel `[2, 2, 2, C_in, C_out]`, unflipped:
+    output voxel `2i + a` is `x[i] @ kernel[a]` (reference trap 8).
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, *, precision: Precision):
+        self.kernel = nnx.Param(jnp.zeros((2, 2, 2, fan_in, fan_out)))
+        self.bias = nnx.Param(jnp.zeros((fan_out,)))
+        self.precision = precision
+
+    def __call__(self, x: Array) -> Array:
+        dtype = self.precision.compute
+        b, x_, y_, z_, c = x.shape
+        out = self.kernel.shape[-1]
+        kernel = self.kernel[...].astype(dtype).transpose(3, 0, 1, 2, 4).reshape(c, -1)
+        y = jnp.matmul(x.astype(dtype), kernel, precision=self.precision.matmul)
+        y = y.reshape(b, x_, y_, z_, 2, 2, 2, out).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+        return y.reshape(b, 2 * x_, 2 * y_, 2 * z_, out) + self.bias[...].astype(dtype)
+
+
+class MLP(nnx.Module):
+    """A stack of linear layers with ReLU between them (hypernetworks, IoU head)."""
+
+    def __init__(
+        self,
+        fan_in: int,
+        hidden: int,
+        fan_out: int,
+        depth: int,
+        *,
+        precision: Precision,
+        rngs: nnx.Rngs,
+    ):
+        sizes = [fan_in] + [hidden] * (depth - 1) + [fan_out]
+        self.layers = nnx.List(
+            precision.linear(n, m, rngs=rngs) for n, m in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+
+    def __call__(self, x: Array) -> Array:
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = nnx.relu(layer(x))
+        return last(x)
+
+
+class MLPBlock(nnx.Module):
+    """The transformer's two-layer MLP.
+
+    The activation is exact GELU in the encoder, ReLU in the decoder (reference trap 7).
+    """
+
+    def __init__(
+        self, width: int, hidden: int, *, activation: str, precision: Precision, rngs: nnx.Rngs
+    ):
+        self.lin1 = precision.linear(width, hidden, rngs=rngs)
+        self.lin2 = precision.linear(hidden, width, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        x = self.lin1(x)
+        x = gelu(x) if self.activation == "gelu" else nnx.relu(x)
+        return self.lin2(x)
+
+
+def gelu(x: Array) -> Array:
+    """The exact (erf) GELU of the reference, not Flax's default tanh form."""
+    return nnx.gelu(x, approximate=False)
+
+
+def upsample(low_res: Array, size: int) -> Array:
+    """Trilinear, half-pixel centres, clamped edges. `[B, m, m, m] -> [B, size, size, size]`."""
+    return jax.image.resize(low_res, (low_res.shape[0], size, size, size), "linear")

@@ -1,0 +1,115 @@
+"""`python -m rtsam_jax.train --config configs/NAME.py [--config.field=value]`.
+
+Trains, checkpoints, and scores the held-out cases. The same command resumes a run that was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import grain
+import jax
+from flax import nnx
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.pipeline import (
+    Neighbourhood,
+    batches_from,
+    load_neighbourhoods,
+    training_batches,
+)
+from rtsam_jax.data.preprocess import PreprocessSpec
+from rtsam_jax.data.selection import RunData, load_run_data
+from rtsam_jax.errors import run_command
+from rtsam_jax.evaluation.held_out import evaluate_held_out
+from rtsam_jax.evaluation.inference import make_crop_predictor
+from rtsam_jax.flags import parse_config
+from rtsam_jax.models.presets import get_spec
+from rtsam_jax.optim import learning_rate, make_optimizer
+from rtsam_jax.report.figures import plot_curves
+from rtsam_jax.training.checkpoint import RunCheckpoints, write_model_json
+from rtsam_jax.training.loop import train
+from rtsam_jax.training.run import environment, open_run_folder, total_steps
+from rtsam_jax.training.sharding import make_mesh
+from rtsam_jax.training.state import Built, build
+from rtsam_jax.training.step import make_train_step
+
+
+def prepare_training(cfg: ExperimentConfig, data: RunData) -> list[Neighbourhood]:
+    """The training cases on the model grid."""
+    return load_neighbourhoods(
+        data.train,
+        data.modality,
+        data.tasks,
+        PreprocessSpec.from_config(cfg),
+        size=get_spec(cfg.model.preset).image_size,
+        jitter=cfg.data.jitter,
+        progress=True,
+    )
+
+
+def run(cfg: ExperimentConfig) -> Built:
+    """Everything `python -m rtsam_jax.train` does, for a validated config."""
+    spec = get_spec(cfg.model.preset)
+    mesh = make_mesh(cfg.mesh, cfg.batch_size)
+    data = load_run_data(cfg)
+    steps = total_steps(cfg, len(data.train))
+    optimizer = make_optimizer(cfg.optim, steps)
+    built = build(cfg, len(data.tasks), optimizer, mesh)
+    folder = open_run_folder(cfg)
+    write_model_json(folder, {"tasks": data.tasks, "preset": cfg.model.preset, **environment()})
+    parameters = sum(x.size for x in jax.tree.leaves(built.state.trained))
+    print(
+        f"{data.dataset.name} ({data.dataset.kind}): {len(data.train)} training cases, "
+        f"{len(data.held_out)} held out ({data.held_out_name}), tasks {', '.join(data.tasks)}\n"
+        f"{cfg.model.preset}: {parameters:,} trained parameters; {steps} steps of "
+        f"{cfg.batch_size} on {mesh.size} x {jax.devices()[0].platform}; run folder {folder}",
+        flush=True,
+    )
+    cases = prepare_training(cfg, data)
+    checkpoints = RunCheckpoints(folder, keep=cfg.keep_checkpoints)
+    try:
+        if checkpoints.latest_step is not None:
+            built = checkpoints.restore(built)
+            print(f"resuming at step {int(built.state.step)}", flush=True)
+        dataset = training_batches(
+            cases,
+            size=spec.image_size,
+            jitter=cfg.data.jitter,
+            batch_size=cfg.batch_size,
+            seed=cfg.seed,
+        )
+        built = train(
+            built,
+            make_train_step(built.graphdef, optimizer, cfg),
+            partial(batches_from, dataset),
+            cfg,
+            steps=steps,
+            mesh=mesh,
+            case_names=[case.id for case in data.train],
+            schedule=learning_rate(cfg.optim, steps),
+            checkpoints=checkpoints,
+        )
+    finally:
+        checkpoints.close()
+    if jax.process_index() == 0:
+        plot_curves(folder / "metrics.jsonl", folder / "figures" / "curves.png")
+        if cfg.evaluate and data.held_out:
+            params = nnx.merge_state(built.state.trained, built.frozen)
+            predict = make_crop_predictor(built.graphdef, params, cfg)
+            evaluate_held_out(cfg, data, predict, cases, Path(folder))
+    return built
+
+
+def main() -> None:
+    """Entry point of the command."""
+    cfg = parse_config(sys.argv, usage=__doc__ or "")
+    # grain reads flags of absl's global set; a program without absl.app must mark them parsed.
+    grain.config.update("py_debug_mode", False)
+    run(cfg)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,131 @@
+"""Checkpoints of a run: the only place that talks to Orbax about training state.
+
+A step folder holds two items: `params` (every parameter, so that prediction needs nothing else) and
+`train_state` (step and optimiser). Orbax writes beside and renames, so a killed save leaves only
+a temporary folder, which the next start removes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+
+from rtsam_jax.data.json_file import write_json
+from rtsam_jax.errors import CheckpointIncomplete, MissingFile, PresetMismatch
+from rtsam_jax.training.state import Built, TrainState
+from rtsam_jax.weights import flatten, nest
+
+SCHEMA_VERSION = 1
+
+
+def _params(frozen: nnx.State, state: TrainState) -> dict[str, Any]:
+    return flatten(nnx.to_pure_dict(nnx.merge_state(state.trained, frozen)))
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    # Leaves by number: the optimiser's own structure is the code's, not the file's.
+    leaves = jax.tree.leaves(state.opt_state)
+    return {"step": state.step, "opt": {f"{i:05d}": leaf for i, leaf in enumerate(leaves)}}
+
+
+class RunCheckpoints:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, run: str | Path, *, keep: int):
+        self.folder = Path(run).absolute() / "checkpoints"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        policies = ocp.training.preservation_policies
+        self._orbax = ocp.training.Checkpointer(
+            self.folder,
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: -metrics["loss"],
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        latest = self._orbax.latest
+        return None if latest is None else latest.step
+
+    def save(self, built: Built, *, loss: float) -> None:
+        """Starts writing in the background; the previous write is waited for."""
+        self._orbax.wait()
+        step = int(built.state.step)
+        items = {"params": _params(built.frozen, built.state), "train_state": _rest(built.state)}
+        self._orbax.save_checkpointables_async(step, items, metrics={"loss": float(loss)})
+
+    def restore(self, built: Built, step: int | None = None) -> Built:
+        """`built` with the arrays of a step (default: the latest), on `built`'s shardings.
+
+        Raises:
+            CheckpointIncomplete: there is no finished checkpoint, or it lacks an item.
+        """
+        step = self.latest_step if step is None else step
+        if step is None:
+            raise CheckpointIncomplete(
+                f"{self.folder} holds no finished checkpoint; start the run again from its config."
+            )
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+            {"params": _params(built.frozen, built.state), "train_state": _rest(built.state)},
+        )
+        try:
+            items = self._orbax.load_checkpointables(step, abstract)
+        except (ValueError, KeyError, OSError) as error:
+            raise CheckpointIncomplete(
+                f"checkpoint {self.folder / str(step)} cannot be restored into this configuration "
+                f"({str(error).splitlines()[0][:160]}); delete that folder to fall back to an "
+                f"earlier one, or use the run's own config."
+            ) from error
+        frozen, trained = built.frozen, built.state.trained
+        _fill(frozen, items["params"])
+        _fill(trained, items["params"])
+        leaves = [items["train_state"]["opt"][k] for k in sorted(items["train_state"]["opt"])]
+        opt_state = jax.tree.unflatten(jax.tree.structure(built.state.opt_state), leaves)
+        state = TrainState(items["train_state"]["step"], trained, opt_state)
+        return Built(built.graphdef, frozen, state)
+
+    def close(self) -> None:
+        """Waits for the last write."""
+        self._orbax.wait()
+        self._orbax.close()
+
+
+def _fill(state: nnx.State, params: dict[str, Any]) -> None:
+    """Puts the part of a whole parameter set that `state` holds into it."""
+    names = flatten(nnx.to_pure_dict(state))
+    nnx.replace_by_pure_dict(state, nest({name: params[name] for name in names}))
+
+
+def write_model_json(run: str | Path, content: dict[str, Any]) -> None:
+    """Writes `model.json`, which makes a run's checkpoints self-describing."""
+    write_json(Path(run) / "model.json", {"schema": SCHEMA_VERSION, **content})
+
+
+def read_model_json(run: str | Path) -> dict[str, Any]:
+    """What `write_model_json` wrote; raises `MissingFile` or `PresetMismatch` (schema)."""
+    path = Path(run) / "model.json"
+    if not path.is_file():
+        raise MissingFile(
+            f"{path} does not exist; give the folder of a run made by rtsam_jax.train."
+        )
+    content = json.loads(path.read_text())
+    if content.get("schema") != SCHEMA_VERSION:
+        raise PresetMismatch(
+            f"{path} has schema {content.get('schema')!r}, not {SCHEMA_VERSION}; "
+            f"use the version of rtsam_jax that wrote it."
+        )
+    return content

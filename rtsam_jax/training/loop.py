@@ -1,0 +1,177 @@
+"""The training loop: dispatch a step, report the one before, checkpoint, stop on NaN.
+
+Resume order: the newest finished checkpoint gives step N; batches, click keys and the schedule all
+derive from (seed, step), so step N + 1 is the one an uninterrupted run would have taken.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.sample import Sample
+from rtsam_jax.errors import TrainingDiverged
+from rtsam_jax.training.checkpoint import RunCheckpoints
+from rtsam_jax.training.sharding import shard_batch
+from rtsam_jax.training.state import Built, TrainState
+from rtsam_jax.training.step import StepMetrics
+
+
+class MetricsLog:
+    """`metrics.jsonl`, one line per step, and TensorBoard events where TensorBoard is installed."""
+
+    def __init__(self, run: Path, *, resume_from: int):
+        self._path = run / "metrics.jsonl"
+        self._drop_after(resume_from)
+        self._file = self._path.open("a", buffering=1)
+        self._board: Any = None
+        try:
+            from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
+        except ImportError:
+            return  # optional by design: the JSON lines hold the same numbers
+        self._board = SummaryWriter(str(run / "tensorboard"))
+
+    def _drop_after(self, step: int) -> None:
+        """Removes the lines of steps that a killed run took after its last checkpoint."""
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except json.JSONDecodeError:
+                continue  # the line that the kill cut short
+        beside = self._path.with_suffix(".part")
+        beside.write_text("".join(line + "\n" for line in kept))
+        beside.replace(self._path)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+_PART_NAMES = {"truth_outside_roi": "truth_outside_roi"}  # a count; the other parts are losses
+
+
+def _values(metrics: StepMetrics, learning_rate: float) -> dict[str, float]:
+    return {
+        "loss": float(metrics.loss),
+        "dice": float(metrics.dice_fixed),
+        "dice_clicked": float(metrics.dice_clicked),
+        "lr": learning_rate,
+        "grad_norm": float(metrics.grad_norm),
+        # Prefixed, because the Dice *loss* is called `dice` too.
+        **{_PART_NAMES.get(name, f"loss_{name}"): float(x) for name, x in metrics.parts.items()},
+    }
+
+
+def _require_finite(metrics: StepMetrics, batch: Sample, step: int, names: Sequence[str]) -> None:
+    """Raises `TrainingDiverged` naming the cases whose loss is not finite."""
+    loss = np.asarray(metrics.case_loss)
+    if np.isfinite(loss).all() and math.isfinite(float(metrics.grad_norm)):
+        return
+    ids = np.asarray(batch.case_id)
+    bad = [names[i] for i in ids[~np.isfinite(loss)]]
+    what = "loss" if bad else "gradient"
+    bad = bad or [names[i] for i in ids]
+    raise TrainingDiverged(
+        f"the {what} of step {step} is not finite for case(s) {', '.join(sorted(set(bad)))}; "
+        f"look at their volumes, or lower config.optim.lr, and restart from the last checkpoint."
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def train(
+    built: Built,
+    step_function: Callable[[TrainState, Any, Sample], tuple[TrainState, StepMetrics]],
+    batches: Callable[[int, int], Iterator[Sample]],
+    cfg: ExperimentConfig,
+    *,
+    steps: int,
+    mesh: Mesh,
+    case_names: Sequence[str],
+    schedule: Callable[[int], Any],
+    checkpoints: RunCheckpoints,
+) -> Built:
+    """Trains from `built.state.step` to `steps` and returns the final state.
+
+    Args:
+        step_function: of `rtsam_jax.training.step.make_train_step`.
+        batches: `(start, stop) -> iterator` of host batches.
+        case_names: by `Sample.case_id`, for error messages.
+        schedule: learning rate by step.
+
+    Raises:
+        TrainingDiverged: at the first loss or gradient that is not finite; no checkpoint of a
+            step at or after it is written.
+    """
+    run = Path(cfg.out_dir)
+    start = int(built.state.step)
+    log = MetricsLog(run, resume_from=start)
+    pending: tuple[int, Sample, StepMetrics] | None = None
+    clock, clock_step, recent = time.monotonic(), start, []
+
+    def report(entry: tuple[int, Sample, StepMetrics]) -> float:
+        nonlocal clock, clock_step
+        step, batch, metrics = entry
+        metrics = jax.device_get(metrics)
+        _require_finite(metrics, batch, step, case_names)
+        values = _values(metrics, float(schedule(step - 1)))
+        log.write(step, values)
+        recent.append(values)
+        if step % cfg.log_every == 0 or step == steps:
+            now = time.monotonic()
+            rate = (step - clock_step) / max(now - clock, 1e-9)
+            mean = {k: sum(v[k] for v in recent) / len(recent) for k in values}
+            print(
+                f"step {step}/{steps}  loss {mean['loss']:.4f}  Dice {mean['dice']:.3f} "
+                f"(with clicks {mean['dice_clicked']:.3f})  {rate * cfg.batch_size:.2f} volumes/s"
+                f"  {_clock((steps - step) / max(rate, 1e-9))} left",
+                flush=True,
+            )
+            clock, clock_step = now, step
+            recent.clear()
+        return values["loss"]
+
+    try:
+        for step, host_batch in enumerate(batches(start, steps), start=start + 1):
+            batch = shard_batch(mesh, host_batch)
+            with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+                state, metrics = step_function(built.state, built.frozen, batch)
+            built = Built(built.graphdef, built.frozen, state)
+            # The step before is reported while this one runs.
+            if pending is not None:
+                report(pending)
+            pending = (step, host_batch, metrics)
+            if step % cfg.checkpoint_every == 0 or step == steps:
+                loss = report(pending)  # a state is only saved once its step is known to be finite
+                pending = None
+                checkpoints.save(built, loss=loss)
+        if pending is not None:
+            report(pending)
+    finally:
+        log.close()
+        sys.stdout.flush()
+    return built

@@ -1,0 +1,97 @@
+"""The train state: built abstractly, sharded, then materialised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.errors import EncoderWeightsMissing
+from rtsam_jax.models.initialise import draw_parameters
+from rtsam_jax.models.presets import get_spec
+from rtsam_jax.models.sam3d import SAM3D
+from rtsam_jax.training.rules import trained_filter
+from rtsam_jax.training.sharding import parameter_shardings, replicated
+from rtsam_jax.weights import OWN_PARAMETERS, check_fit, flatten, load_weights
+
+CORNERS = "prompt_encoder.corner_embed"
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class TrainState:
+    """What a step changes. `trained` holds only what the optimiser sees."""
+
+    step: jax.Array  # int32 []
+    trained: nnx.State
+    opt_state: Any
+
+
+@dataclass
+class Built:
+    """A model ready to train: `nnx.merge(graphdef, state.trained, frozen)` gives the module."""
+
+    graphdef: nnx.GraphDef[SAM3D]
+    frozen: nnx.State  # never donated, never differentiated
+    state: TrainState
+
+
+def make_model(cfg: ExperimentConfig, tasks: int) -> SAM3D:
+    """The module a config asks for, every parameter zero; see `rtsam_jax.models.initialise`."""
+    return SAM3D(
+        get_spec(cfg.model.preset),
+        tasks=tasks if cfg.prompt.task == "embedding" else 0,
+        task_tokens=cfg.prompt.task_tokens,
+        compute_dtype=cfg.model.compute_dtype,
+        rngs=nnx.Rngs(0),
+    )
+
+
+def build(
+    cfg: ExperimentConfig, tasks: int, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Built:
+    """Makes the state on the mesh, from `cfg.model.checkpoint` where one is given.
+
+    The model is built abstractly, every array is then made in its own sharding.
+
+    Args:
+        tasks: how many tasks the dataset has.
+
+    Raises:
+        EncoderWeightsMissing: the encoder is frozen and there is no checkpoint to take it from.
+        MissingFile, PresetMismatch, CheckpointIncomplete, CheckpointError: of the checkpoint.
+    """
+    if cfg.model.freeze_encoder and not cfg.model.checkpoint:
+        raise EncoderWeightsMissing(
+            "config.model.freeze_encoder is True but config.model.checkpoint is empty, so the "
+            "image encoder would stay random for ever: give a folder written by "
+            "converters.sam_med3d, or set config.model.freeze_encoder=False to train from scratch."
+        )
+    model = nnx.eval_shape(lambda: make_model(cfg, tasks))
+    given: dict[str, Any] = {}
+    if cfg.model.checkpoint:
+        nested, _ = load_weights(Path(cfg.model.checkpoint), cfg.model.preset)
+        given = flatten(nested)
+        check_fit(model, given, allow_new=OWN_PARAMETERS)
+    abstract = nnx.state(model)
+    shardings = parameter_shardings(mesh, abstract)
+    nnx.update(model, draw_parameters(abstract, cfg.seed, shardings, given))
+    if cfg.model.corner_init == "positive_point" and CORNERS not in given:
+        embeddings = model.prompt_encoder
+        embeddings.corner_embed[...] = jnp.broadcast_to(
+            embeddings.point_embed[...][1], embeddings.corner_embed.shape
+        )
+    graphdef, trained, frozen = nnx.split(  # type: ignore[misc]  # mypy misreads the overload
+        model, trained_filter(cfg.model.freeze_encoder), ...
+    )
+    moments = parameter_shardings(mesh, jax.eval_shape(optimizer.init, trained))
+    opt_state = jax.jit(optimizer.init, out_shardings=moments)(trained)
+    step = jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh))
+    return Built(graphdef, frozen, TrainState(step, trained, opt_state))

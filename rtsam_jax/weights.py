@@ -1,0 +1,258 @@
+"""Plain weights on disk: Orbax arrays, and beside them `model.json` that says what they are.
+
+    FOLDER/params/       the arrays, nested as in the model (Orbax)
+    FOLDER/model.json    schema, kind, preset, provenance; written last
+
+A folder is written under another name and renamed when complete, so one with the final name is
+whole. What `converters.sam_med3d` writes is read here without PyTorch.
+
+In memory weights are a nested pure dict, as `nnx.to_pure_dict(nnx.state(model))` gives (list
+indices are integers), of float32 NumPy arrays; `flatten` gives them dotted names.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+
+from rtsam_jax.errors import (
+    CheckpointError,
+    CheckpointIncomplete,
+    MissingFile,
+    OutputExists,
+    PresetMismatch,
+    UnreadableFile,
+)
+
+SCHEMA_VERSION = 1
+MODEL_FILE = "model.json"
+PARAMS_FOLDER = "params"
+
+# What no published SAM-Med3D checkpoint can hold (reference trap 6; the task prompt is ours).
+OWN_PARAMETERS = frozenset({"prompt_encoder.corner_embed", "prompt_encoder.task_embed"})
+
+
+def flatten(params: Mapping[Any, Any]) -> dict[str, Any]:
+    """Nested dict -> dotted names, for example `image_encoder.blocks.0.attn.qkv.kernel`."""
+    flat: dict[str, Any] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": leaf for name, leaf in flatten(value).items()}
+        else:
+            flat[str(key)] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[Any, Any]:
+    """Dotted names -> nested dict; a part made of digits is a list index, hence an integer."""
+    nested: dict[Any, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = [int(part) if part.isdigit() else part for part in name.split(".")]
+        place = nested
+        for part in parents:
+            place = place.setdefault(part, {})
+        place[last] = leaf
+    return nested
+
+
+def model_variables(model: nnx.Module) -> dict[str, nnx.Variable[Any]]:
+    """Dotted name -> variable, parameters and buffers alike."""
+    return {
+        ".".join(map(str, path)): variable
+        for path, variable in nnx.to_flat_state(nnx.state(model))
+        if not isinstance(variable, nnx.RngState)
+    }
+
+
+def save_weights(
+    folder: Path,
+    params: Mapping[Any, Any],
+    meta: Mapping[str, Any],
+    *,
+    documents: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes weights and what is known of them; the folder appears whole or not at all.
+
+    Args:
+        folder: must not exist, unless `overwrite` and it is a checkpoint (or empty).
+        params: nested as the model's state, or flat with dotted names.
+        meta: at least `preset`; goes to `model.json` with the schema version.
+        documents: more JSON files to put beside it, by file name.
+        overwrite: replace a checkpoint of the same name.
+
+    Raises:
+        OutputExists: the folder is there.
+    """
+    folder = Path(folder).absolute()
+    _check_free(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    partial.mkdir()
+    try:
+        arrays = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
+        # Orbax has string keys only; `nest` makes integers of them again.
+        ocp.save(partial / PARAMS_FOLDER, _nest_strings(arrays))
+        for name, content in (documents or {}).items():
+            (partial / name).write_text(json.dumps(content, indent=2) + "\n")
+        content = {"schema": SCHEMA_VERSION, "kind": "weights", **meta}
+        (partial / MODEL_FILE).write_text(json.dumps(content, indent=2) + "\n")
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.replaced-{uuid.uuid4().hex[:8]}")
+            folder.rename(old)
+            partial.rename(folder)
+            shutil.rmtree(old)
+        else:
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise OutputExists(f"{folder} exists already; choose another folder or overwrite it.")
+    # Overwriting deletes: never anything but a checkpoint.
+    ours = folder.is_dir() and ((folder / MODEL_FILE).is_file() or not any(folder.iterdir()))
+    if not ours:
+        raise OutputExists(
+            f"{folder} exists and is not a checkpoint (no {MODEL_FILE}), so it is not overwritten; "
+            "choose another folder."
+        )
+
+
+def _nest_strings(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split(".")
+        place = nested
+        for part in parents:
+            place = place.setdefault(part, {})
+        place[last] = leaf
+    return nested
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The content of `model.json`.
+
+    Raises:
+        MissingFile: no such folder.
+        CheckpointIncomplete: the folder has no `model.json`, which is written last.
+        UnreadableFile: `model.json` is not JSON of this schema.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingFile(f"The checkpoint folder {folder} does not exist.")
+    file = folder / MODEL_FILE
+    if not file.is_file():
+        raise CheckpointIncomplete(
+            f"{folder} has no {MODEL_FILE}, which is written last: this is not a complete "
+            "checkpoint; write it again with converters.sam_med3d."
+        )
+    try:
+        meta = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise UnreadableFile(f"{file} is not readable JSON: {error}.") from error
+    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA_VERSION or "preset" not in meta:
+        raise UnreadableFile(
+            f"{file} is not a model description of schema {SCHEMA_VERSION} with a preset; "
+            "write the checkpoint again with this version."
+        )
+    return meta
+
+
+def load_weights(folder: Path, preset: str | None) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Reads what `save_weights` wrote.
+
+    Args:
+        folder: of the checkpoint.
+        preset: that the weights must be of; None accepts any.
+
+    Returns:
+        Nested float32 arrays and the content of `model.json`.
+
+    Raises:
+        MissingFile, CheckpointIncomplete, UnreadableFile: see `read_meta`.
+        PresetMismatch: the weights are of another preset.
+    """
+    folder = Path(folder).absolute()
+    meta = read_meta(folder)
+    if preset is not None and meta["preset"] != preset:
+        raise PresetMismatch(
+            f"{folder} holds weights of preset {meta['preset']!r}, but {preset!r} is asked for; "
+            f"set config.model.preset to {meta['preset']!r} or give another checkpoint."
+        )
+    params = folder / PARAMS_FOLDER
+    try:  # Orbax and TensorStore raise many kinds of error
+        ocp.metadata(params)
+    except Exception as error:
+        raise CheckpointIncomplete(
+            f"{params} is not a complete Orbax checkpoint; write {folder} again."
+        ) from error
+    try:
+        arrays = flatten(ocp.load(params))
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UnreadableFile(f"The arrays in {params} cannot be read: {reason}") from error
+    return nest({name: np.asarray(leaf) for name, leaf in arrays.items()}), meta
+
+
+def load_into(
+    model: nnx.Module, params: Mapping[Any, Any], *, allow_new: Collection[str] = frozenset()
+) -> set[str]:
+    """Puts weights into a model in place; every name and shape must fit.
+
+    Args:
+        model: its variables' shapes decide; values may be abstract (`nnx.eval_shape`).
+        params: nested, or flat with dotted names.
+        allow_new: dotted names that may be missing from `params` and then keep their value, for
+            example `OWN_PARAMETERS`.
+
+    Returns:
+        The names that were not in `params`.
+
+    Raises:
+        CheckpointError: a name is missing or superfluous, or a shape differs.
+    """
+    flat, variables = flatten(params), model_variables(model)
+    new = check_fit(model, flat, allow_new=allow_new)
+    for name, leaf in flat.items():
+        variables[name].set_value(jnp.asarray(leaf, variables[name].dtype))
+    return new
+
+
+def check_fit(
+    model: nnx.Module, flat: Mapping[str, Any], *, allow_new: Collection[str] = frozenset()
+) -> set[str]:
+    """Checks names and shapes of flat weights against a model, which may be abstract.
+
+    Returns and raises as `load_into` does, which checks this way first.
+    """
+    variables = model_variables(model)
+    new = set(variables) - set(flat)
+    if missing := sorted(new - set(allow_new)):
+        raise CheckpointError(f"The checkpoint lacks {_some(missing)}, which this model needs.")
+    if unknown := sorted(set(flat) - set(variables)):
+        raise CheckpointError(f"The checkpoint holds {_some(unknown)}, which this model lacks.")
+    for name, leaf in flat.items():
+        wanted = tuple(variables[name].shape)
+        if tuple(leaf.shape) != wanted:
+            raise CheckpointError(
+                f"{name} has shape {tuple(leaf.shape)} in the checkpoint, but the model "
+                f"needs {wanted}."
+            )
+    return new
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

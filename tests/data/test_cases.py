@@ -1,0 +1,200 @@
+"""`dataset.json`: what is written is read, the documented example holds, nothing else passes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtsam_jax.data.cases import Dataset, TaskInfo, load_dataset, write_dataset
+from rtsam_jax.errors import DatasetSchemaError, MissingFile, SplitError
+
+TASKS = [TaskInfo("orn", "CT", "Osteoradionecrosis"), TaskInfo("ce", "MR", "Cerebral edema")]
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "dataset.md"
+
+
+def a_case(number: int, **fields: Any) -> dict[str, Any]:
+    base = {
+        "id": f"c{number}",
+        "patient": f"p{number}",
+        "task": "orn",
+        "image": f"ct/{number}.nii.gz",
+        "dose": f"dose/{number}.nii.gz",
+        "label": f"label/{number}.nii.gz",
+        "record": {"age": 61, "sex": "male", "smoker": True, "dose_gy": 70.5},
+    }
+    return {**base, **fields}
+
+
+def put_files(root: Path, cases: list[dict[str, Any]]) -> None:
+    for case in cases:
+        for key in ("image", "dose", "label"):
+            if isinstance(case.get(key), str):
+                (root / case[key]).parent.mkdir(parents=True, exist_ok=True)
+                (root / case[key]).touch()
+
+
+def write(root: Path, cases: list[dict[str, Any]]) -> Dataset:
+    put_files(root, cases)
+    about = {"name": "demo", "kind": "synthetic", "description": "Nobody."}
+    write_dataset(root, **about, tasks=TASKS, cases=cases)
+    return load_dataset(root)
+
+
+def test_written_dataset_is_read_back(tmp_path: Path) -> None:
+    cases = [a_case(1), a_case(2, task="ce", label=None, record=None)]
+    dataset = write(tmp_path, cases)
+    assert (dataset.name, dataset.kind, dataset.description) == ("demo", "synthetic", "Nobody.")
+    assert dataset.tasks == tuple(TASKS) and dataset.task("ce").modality == "MR"
+    first, second = dataset.cases
+    assert first.image == tmp_path / "ct/1.nii.gz" and first.image.is_absolute()
+    assert first.record == {"age": 61, "sex": "male", "smoker": True, "dose_gy": 70.5}
+    assert (second.label, second.record, second.split) == (None, {}, None)
+    with pytest.raises(DatasetSchemaError, match="no task 'crn'.*orn, ce"):
+        dataset.task("crn")
+
+
+def test_the_documented_example_loads(tmp_path: Path) -> None:
+    match = re.search(r"## Complete example\s+```json\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert match
+    document = json.loads(match[1])
+    put_files(tmp_path, document["cases"])
+    (tmp_path / "dataset.json").write_text(match[1])
+    dataset = load_dataset(tmp_path)
+    assert [case.split for case in dataset.cases] == ["train", "test"]
+    assert dataset.cases[1].label is None
+
+
+def test_invalid_dataset_is_not_written(tmp_path: Path) -> None:
+    write(tmp_path, [a_case(1)])
+    before = (tmp_path / "dataset.json").read_text()
+    with pytest.raises(MissingFile, match="'c2'.*'image'"):
+        write_dataset(
+            tmp_path, name="x", kind="synthetic", description="", tasks=TASKS, cases=[a_case(2)]
+        )
+    assert (tmp_path / "dataset.json").read_text() == before
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_two_tasks_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(DatasetSchemaError, match="two tasks"):
+        write_dataset(
+            tmp_path,
+            name="x",
+            kind="synthetic",
+            description="",
+            tasks=[TASKS[0], TASKS[0]],
+            cases=[],
+        )
+
+
+# Each entry: path into the document, the value put there (DELETE removes), what must be named.
+DELETE = object()
+BROKEN = [
+    (("schema",), 2, "'schema' is 2"),
+    (("schema",), True, "'schema' is True"),
+    (("schema",), DELETE, "'schema' is None"),
+    (("name",), "", "'name'"),
+    (("name",), 3, "'name' is 3"),
+    (("kind",), "real", "'kind' is 'real'"),
+    (("description",), DELETE, "'description' is missing"),
+    (("notes",), "hello", "'notes' is unknown"),
+    (("tasks",), {}, "'tasks'"),
+    (("tasks",), [], "'tasks'"),
+    (("tasks", "orn", "modality"), "PET", "task 'orn'.*'modality' is 'PET'"),
+    (("tasks", "orn", "title"), DELETE, "task 'orn'.*'title' is missing"),
+    (("tasks", "orn", "colour"), "red", "task 'orn'.*'colour' is unknown"),
+    (("tasks", "a/b"), {"modality": "CT", "title": "x"}, "task 'a/b'"),
+    (("tasks", "orn"), "CT", "task 'orn'"),
+    (("cases",), [], "'cases'"),
+    (("cases",), {}, "'cases'"),
+    (("cases", 1), "c2", "case number 2"),
+    (("cases", 1, "id"), "c1", "case 'c1'.*'id' is used twice"),
+    (("cases", 1, "id"), DELETE, "case number 2.*'id' is missing"),
+    (("cases", 1, "id"), 7, "case number 2.*'id' is 7"),
+    (("cases", 1, "id"), "../c2", "'id'"),
+    (("cases", 1, "patient"), 12, "case 'c2'.*'patient' is 12"),
+    (("cases", 1, "patient"), DELETE, "case 'c2'.*'patient' is missing"),
+    (("cases", 1, "task"), "crn", "case 'c2'.*'task' is 'crn'.*'orn', 'ce'"),
+    (("cases", 1, "task"), ["orn"], "case 'c2'.*'task'"),
+    (("cases", 1, "image"), DELETE, "case 'c2'.*'image' is missing"),
+    (("cases", 1, "dose"), DELETE, "case 'c2'.*'dose' is missing"),
+    (("cases", 1, "label"), None, "case 'c2'.*'label'"),
+    (("cases", 1, "image"), ["a"], "case 'c2'.*'image'"),
+    (("cases", 1, "image"), "/etc/hostname", "case 'c2'.*'image'.*stays inside"),
+    (("cases", 1, "image"), "C:\\data\\x.nii", "case 'c2'.*'image'.*stays inside"),
+    (("cases", 1, "dose"), "../x.nii.gz", "case 'c2'.*'dose'.*stays inside"),
+    (("cases", 1, "label"), "ct/../../x.nii.gz", "case 'c2'.*'label'.*stays inside"),
+    (("cases", 1, "record"), [1], "case 'c2'.*'record'"),
+    (("cases", 1, "record"), {"age": None}, "case 'c2'.*'record.age'"),
+    (("cases", 1, "record"), {"stage": {"t": 1}}, "case 'c2'.*'record.stage'"),
+    (("cases", 1, "split"), 1, "case 'c2'.*'split' is 1"),
+    (("cases", 1, "segmentation"), "x", "case 'c2'.*'segmentation' is unknown"),
+]
+
+
+@pytest.mark.parametrize(("where", "value", "named"), BROKEN)
+def test_every_violation_names_case_and_field(tmp_path: Path, where, value, named: str) -> None:
+    write(tmp_path, [a_case(1), a_case(2)])
+    path = tmp_path / "dataset.json"
+    document = json.loads(path.read_text())
+    target = document
+    for key in where[:-1]:
+        target = target[key]
+    if value is DELETE:
+        del target[where[-1]]
+    else:
+        target[where[-1]] = copy.deepcopy(value)
+    path.write_text(json.dumps(document))
+    with pytest.raises(DatasetSchemaError, match=named) as caught:
+        load_dataset(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["image", "dose", "label"])
+def test_a_missing_file_names_case_and_field(tmp_path: Path, key: str) -> None:
+    write(tmp_path, [a_case(1)])
+    (tmp_path / a_case(1)[key]).unlink()
+    with pytest.raises(MissingFile, match=f"case 'c1': field '{key}'.*{a_case(1)[key]}"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('{"schema": 1', "not valid JSON"),
+        ("[]", "one JSON object"),
+        ('{"schema": 1, "schema": 1}', "'schema' twice"),
+        ('{"schema": NaN}', "NaN"),
+        ("\ufeff{}", "not valid JSON"),
+    ],
+)
+def test_broken_json(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DatasetSchemaError, match=named):
+        load_dataset(tmp_path)
+
+
+def test_explicit_splits_must_be_complete_and_free_of_leaks(tmp_path: Path) -> None:
+    good = write(tmp_path, [a_case(1, split="train"), a_case(2, split="val")])
+    assert [case.split for case in good.cases] == ["train", "val"]
+    with pytest.raises(SplitError, match="case 'c2' has no field 'split'"):
+        write(tmp_path, [a_case(1, split="train"), a_case(2)])
+    with pytest.raises(SplitError, match="patient p1 .*'train'.*c1.*'test'.*c2"):
+        write(tmp_path, [a_case(1, split="train"), a_case(2, split="test", patient="p1")])
+
+
+def test_a_link_may_lead_out_but_a_path_inside_may_wander(tmp_path: Path) -> None:
+    outside = tmp_path / "archive"
+    outside.mkdir()
+    (outside / "1.nii.gz").touch()
+    root = tmp_path / "set"
+    put_files(root, [a_case(1)])
+    (root / "ct" / "1.nii.gz").unlink()
+    (root / "ct" / "1.nii.gz").symlink_to(outside / "1.nii.gz")
+    dataset = write(root, [a_case(1, dose="ct/../dose/1.nii.gz")])
+    assert dataset.cases[0].dose == root / "dose/1.nii.gz"

@@ -1,0 +1,151 @@
+"""NIfTI reading and writing: places and values survive every orientation and scaling."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from rtsam_jax.data.nifti import Volume, read_label, read_volume, write_volume
+from rtsam_jax.errors import VolumeError
+
+ORIENTATIONS = [
+    np.array(list(zip(axes, flips, strict=True)))
+    for axes in itertools.permutations(range(3))
+    for flips in itertools.product((1, -1), repeat=3)
+]
+
+
+def oblique_affine(spacing=(0.9, 1.3, 2.5)) -> np.ndarray:
+    a, b = 0.2, -0.15
+    turn_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    turn_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn_z @ turn_x @ np.diag(spacing)
+    affine[:3, 3] = (-31.0, 12.5, 700.0)
+    return affine
+
+
+def reoriented(array: np.ndarray, affine: np.ndarray, orientation: np.ndarray):
+    moved = nibabel.apply_orientation(array, orientation)
+    return moved, affine @ nibabel.orientations.inv_ornt_aff(orientation, array.shape)
+
+
+def test_all_48_orientations_give_the_same_volume(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    affine = oblique_affine()
+    assert len(ORIENTATIONS) == 48
+    codes = set()
+    for number, orientation in enumerate(ORIENTATIONS):
+        path = tmp_path / f"{number}.nii"
+        image = nibabel.Nifti1Image(*reoriented(array, affine, orientation))
+        codes.add(nibabel.aff2axcodes(image.affine))
+        nibabel.save(image, path)
+        volume = read_volume(path)
+        np.testing.assert_array_equal(volume.array, array)
+        np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
+    assert len(codes) == 48
+
+
+def test_written_volume_is_read_back_with_its_place(tmp_path: Path) -> None:
+    array = np.random.default_rng(1).normal(size=(4, 3, 2)).astype(np.float32)
+    path = tmp_path / "new" / "volume.nii.gz"
+    write_volume(path, Volume(array, oblique_affine()), np.float32)
+    back = read_volume(path)
+    np.testing.assert_array_equal(back.array, array)
+    np.testing.assert_allclose(back.affine, oblique_affine(), rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(back.spacing, (0.9, 1.3, 2.5), rtol=1e-5)
+    header = nibabel.load(path).header
+    np.testing.assert_allclose(header.get_qform(), header.get_sform(), atol=1e-3)
+    assert [p.name for p in path.parent.iterdir()] == ["volume.nii.gz"]  # nothing left beside it
+
+
+def test_writing_twice_gives_equal_bytes(tmp_path: Path) -> None:
+    volume = Volume(np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.eye(4))
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_volume(tmp_path / name, volume, np.int16)
+    assert (tmp_path / "a.nii.gz").read_bytes()[10:] == (tmp_path / "b.nii.gz").read_bytes()[10:]
+
+
+def test_sheared_affine_survives_without_a_wrong_qform(tmp_path: Path) -> None:
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    affine[1, 2] = 0.8  # gantry tilt
+    write_volume(tmp_path / "t.nii.gz", Volume(np.ones((2, 2, 2), np.float32), affine), np.uint8)
+    np.testing.assert_allclose(read_volume(tmp_path / "t.nii.gz").affine, affine, atol=1e-6)
+    assert int(nibabel.load(tmp_path / "t.nii.gz").header["qform_code"]) == 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32])
+def test_slope_and_intercept_are_applied(tmp_path: Path, dtype: type) -> None:
+    raw = np.array([0, 1, 7000, 7412], dtype).reshape(2, 2, 1)
+    path = tmp_path / "dose.nii"
+    nibabel.save(nibabel.Nifti1Image(raw, np.eye(4), dtype=dtype), path)
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([0.01, -3.0], "<f4").tobytes()  # scl_slope, scl_inter
+    path.write_bytes(content)
+    volume = read_volume(path, what="dose")
+    assert volume.array.dtype == np.float32
+    np.testing.assert_allclose(volume.array.ravel(), [-3.0, -2.99, 67.0, 71.12], rtol=1e-6)
+
+
+def test_a_single_fourth_frame_is_squeezed(tmp_path: Path) -> None:
+    array = np.arange(8, dtype=np.float32).reshape(2, 2, 2, 1)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([-2.0, 2, 2, 1])), tmp_path / "f.nii.gz")
+    np.testing.assert_array_equal(read_volume(tmp_path / "f.nii.gz").array, array[::-1, ..., 0])
+
+
+def test_nifti2_big_endian_and_micrometres(tmp_path: Path) -> None:
+    array = np.arange(8, dtype=np.int16).reshape(2, 2, 2)
+    header = nibabel.Nifti2Header(endianness=">")
+    header.set_data_dtype(np.int16)
+    header.set_xyzt_units("micron")
+    image = nibabel.Nifti2Image(array, np.diag([1500.0, 1500, 1500, 1]), header)
+    nibabel.save(image, tmp_path / "two.nii")
+    volume = read_volume(tmp_path / "two.nii")
+    np.testing.assert_array_equal(volume.array, array)
+    np.testing.assert_allclose(volume.spacing, 1.5)
+
+
+def test_label_is_whatever_is_not_zero(tmp_path: Path) -> None:
+    raw = np.array([0, 1, 7, -1], np.int16).reshape(4, 1, 1)
+    nibabel.save(nibabel.Nifti1Image(raw, np.eye(4)), tmp_path / "label.nii.gz")
+    label = read_label(tmp_path / "label.nii.gz")
+    assert label.array.dtype == bool
+    assert label.array.ravel().tolist() == [False, True, True, True]
+
+
+def test_integers_are_rounded_and_never_wrap(tmp_path: Path) -> None:
+    volume = Volume(np.array([0.6, 1.4, 254.9, -0.2], np.float32).reshape(4, 1, 1), np.eye(4))
+    write_volume(tmp_path / "a.nii", volume, np.uint8)
+    assert read_volume(tmp_path / "a.nii").array.ravel().tolist() == [1, 1, 255, 0]
+    for values in (np.array([[[300.0]]]), np.array([[[300]]])):
+        with pytest.raises(VolumeError, match=r"b\.nii.*uint8.*wider"):
+            write_volume(tmp_path / "b.nii", Volume(values, np.eye(4)), np.uint8)
+    assert not (tmp_path / "b.nii").exists()
+
+
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "v.nii.gz"
+    write_volume(path, Volume(np.ones((2, 2, 2), np.float32), np.eye(4)), np.float32)
+
+    def broken(image: object, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(nibabel, "save", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_volume(path, Volume(np.zeros((2, 2, 2), np.float32), np.eye(4)), np.float32)
+    assert read_volume(path).array.all()
+    assert [p.name for p in tmp_path.iterdir()] == ["v.nii.gz"]
+
+
+def test_openkbp_dose_of_the_pack_is_in_gray(data_pack: Path) -> None:
+    folder = next(iter(sorted((data_pack / "openkbp" / "val").glob("pt_*"))))
+    dose = read_volume(folder / "dose.nii.gz", what="dose")
+    ct = read_volume(folder / "ct.nii.gz")
+    assert 65 < dose.array.max() < 85
+    assert ct.shape == dose.shape
+    np.testing.assert_allclose(ct.affine, dose.affine)

@@ -1,0 +1,194 @@
+"""The high-dose ROI and its box: hand-made grids with known answers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import RegularGridInterpolator
+
+from rtsam_jax.errors import ConfigError, EmptyROI, ZeroDose
+from rtsam_jax.prompts.dose import (
+    box_corners,
+    box_from_roi,
+    dmax,
+    largest_component,
+    roi_on_grid,
+    threshold_mask,
+)
+
+
+def masks(side: int = 5) -> st.SearchStrategy[np.ndarray]:
+    """Random masks from a seed and a density, empty and full ones among them."""
+    densities = st.sampled_from([0.0, 0.02, 0.2, 0.6, 1.0])
+    return st.builds(
+        lambda seed, density: (
+            np.random.default_rng(seed).random((side, side + 1, side + 2)) < density
+        ),
+        st.integers(0, 10_000),
+        densities,
+    )
+
+
+def test_dmax_is_the_largest_positive_voxel() -> None:
+    assert dmax(np.array([[[-80.0, 0.0, 3.5]]], np.float32)) == 3.5
+    for nothing in (np.zeros((2, 2, 2)), -np.ones((2, 2, 2)), np.zeros((0, 2, 2))):
+        with pytest.raises(ZeroDose, match="case7"):
+            dmax(nothing, name="case7")
+
+
+@pytest.mark.parametrize(("tau", "peak"), [(0.5, 60.0), (0.8, 60.0), (0.6, 10.6), (0.6, 11.2)])
+def test_a_voxel_exactly_at_the_threshold_belongs(tau: float, peak: float) -> None:
+    edge = round(tau * peak, 2)  # doses are stored in steps of 0.01 Gy
+    dose = np.array([edge - 0.01, edge, peak], np.float32).reshape(3, 1, 1)
+    assert threshold_mask(dose, tau, dmax(dose)).ravel().tolist() == [False, True, True]
+
+
+def test_components_touch_by_their_corners() -> None:
+    mask = np.zeros((6, 6, 6), bool)
+    mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = True  # three voxels, joined by corners
+    mask[4:6, 5, 5] = True  # two voxels, joined by a face
+    kept = largest_component(mask)
+    assert kept.sum() == 3 and kept[0, 0, 0] and kept[2, 2, 2]
+
+
+def test_of_equal_components_the_first_is_kept() -> None:
+    mask = np.zeros((5, 5, 5), bool)
+    mask[0, 4, 4] = mask[4, 0, 0] = True
+    assert np.argwhere(largest_component(mask)).tolist() == [[0, 4, 4]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(mask=masks())
+def test_largest_component_is_an_idempotent_part(mask: np.ndarray) -> None:
+    kept = largest_component(mask)
+    assert not (kept & ~mask).any()
+    assert kept.any() == mask.any()
+    np.testing.assert_array_equal(largest_component(kept), kept)
+
+
+@settings(deadline=None, max_examples=40)
+@given(mask=masks())
+def test_both_boxes_are_the_tight_inclusive_one(mask: np.ndarray) -> None:
+    points = np.argwhere(mask)
+    box, valid = BOX(jnp.asarray(mask, jnp.uint8))
+    assert box.shape == (2, 3) and box.dtype == jnp.float32 and valid.dtype == bool
+    corners = box_corners(mask)
+    if len(points) == 0:
+        assert corners is None and not valid
+        np.testing.assert_array_equal(box, np.zeros((2, 3)))
+    else:
+        truth = np.stack([points.min(0), points.max(0)])
+        np.testing.assert_array_equal(corners, truth)
+        np.testing.assert_array_equal(box, truth)
+        assert valid
+
+
+BOX = jax.jit(box_from_roi)
+
+
+def test_boxes_of_a_batch_are_those_of_its_members() -> None:
+    rng = np.random.default_rng(0)
+    rois = rng.random((2, 3, 4, 5, 6)) < 0.05
+    rois[1, 2] = False
+    box, valid = BOX(jnp.asarray(rois))
+    assert box.shape == (2, 3, 2, 3) and valid.shape == (2, 3)
+    for index in np.ndindex(2, 3):
+        one, ok = box_from_roi(jnp.asarray(rois[index]))
+        np.testing.assert_array_equal(box[index], one)
+        assert bool(valid[index]) == bool(ok) == bool(rois[index].any())
+
+
+def blob() -> tuple[np.ndarray, np.ndarray]:
+    """A 2 mm dose grid with a Gaussian hot spot and one hotter voxel apart from it."""
+    axes = np.ogrid[:12, :12, :12]
+    squared = sum((a - 5) ** 2 for a in axes)
+    dose = (60 * np.exp(-squared / 30)).astype(np.float32)
+    dose[11, 11, 11] = 61.0
+    affine = np.diag([2.0, 2, 2, 1])
+    return dose, affine
+
+
+def test_both_orders_agree_on_the_doses_own_grid() -> None:
+    dose, affine = blob()
+    by_dose, peak = roi_on_grid(dose, affine, dose.shape, affine, tau=0.8, roi="dose")
+    by_mask, _ = roi_on_grid(dose, affine, dose.shape, affine, tau=0.8, roi="mask")
+    assert peak == 61.0
+    np.testing.assert_array_equal(by_dose, by_mask)
+    np.testing.assert_array_equal(by_dose, largest_component(dose >= np.float32(0.8 * 61)))
+
+
+def test_dmax_is_the_native_grids_even_where_resampling_loses_the_peak() -> None:
+    dose, affine = blob()
+    dose[5, 5, 5] = 70.0
+    shifted = affine.copy()
+    shifted[:3, 3] = 1.0  # model voxels halfway between the dose's
+    roi, peak = roi_on_grid(dose, affine, (11, 11, 11), shifted, tau=0.7)
+    assert peak == 70.0
+    axes = [np.arange(11) + 0.5] * 3
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    truth = RegularGridInterpolator([np.arange(12)] * 3, dose.astype(np.float64))(points)
+    assert truth.max() < 0.9 * 70  # the peak is gone on the model grid
+    np.testing.assert_array_equal(roi, largest_component(truth >= 49.0))
+
+
+def test_component_largest_or_all() -> None:
+    dose, affine = blob()
+    largest, _ = roi_on_grid(dose, affine, dose.shape, affine, tau=0.8)
+    everything, _ = roi_on_grid(dose, affine, dose.shape, affine, tau=0.8, component="all")
+    assert not largest[11, 11, 11] and everything[11, 11, 11]
+    assert everything.sum() == largest.sum() + 1
+
+
+@pytest.mark.parametrize("order", ["dose", "mask"])
+def test_outside_its_grid_the_dose_is_zero(order: str) -> None:
+    dose = np.full((4, 4, 4), 50.0, np.float32)
+    shift = np.eye(4)
+    shift[:3, 3] = -3.0
+    roi, _ = roi_on_grid(dose, np.eye(4), (12, 12, 12), shift, tau=0.5, roi=order)
+    truth = np.zeros((12, 12, 12), bool)
+    truth[3:7, 3:7, 3:7] = True
+    np.testing.assert_array_equal(roi, truth)
+
+
+@pytest.mark.parametrize("order", ["dose", "mask"])
+def test_a_dose_voxel_reaches_half_its_edge_beyond_its_centre(order: str) -> None:
+    dose = np.full((2, 2, 2), 50.0, np.float32)
+    fine = np.diag([0.5, 0.5, 0.5, 1.0])
+    fine[:3, 3] = -0.75 - 0.5  # centres from -1.25; the dose fills -0.5 to 1.5
+    roi, _ = roi_on_grid(dose, np.eye(4), (8, 8, 8), fine, tau=0.5, roi=order)
+    truth = np.zeros((8, 8, 8), bool)
+    truth[2:6, 2:6, 2:6] = True
+    np.testing.assert_array_equal(roi, truth)
+
+
+@pytest.mark.parametrize("order", ["dose", "mask"])
+def test_a_hot_spot_outside_the_image_is_an_empty_roi(order: str) -> None:
+    dose = np.ones((10, 4, 4), np.float32)
+    dose[9] = 60.0
+    with pytest.raises(EmptyROI, match="case7.*0.8.*60.*check"):
+        roi_on_grid(dose, np.eye(4), (5, 4, 4), np.eye(4), tau=0.8, roi=order, name="case7")
+
+
+@pytest.mark.parametrize("wrong", [{"roi": "paper"}, {"component": "biggest"}])
+def test_unknown_choices(wrong: dict[str, str]) -> None:
+    dose, affine = blob()
+    with pytest.raises(ConfigError, match=next(iter(wrong.values()))):
+        roi_on_grid(dose, affine, dose.shape, affine, tau=0.8, **wrong)
+
+
+def test_a_turned_dose_grid_gives_the_same_region() -> None:
+    """The axes of the dose grid are no property of the dose."""
+    dose, affine = blob()
+    grid = np.diag([1.5, 1.5, 1.5, 1.0])
+    straight, _ = roi_on_grid(dose, affine, (16, 16, 16), grid, tau=0.6)
+    turned = dose.transpose(2, 0, 1)[:, ::-1]
+    move = np.zeros((4, 4))  # index in the turned array -> index in the straight one
+    move[0, 1], move[0, 3] = -1, 11
+    move[1, 2] = move[2, 0] = move[3, 3] = 1
+    moved, _ = roi_on_grid(turned, affine @ move, (16, 16, 16), grid, tau=0.6)
+    assert straight.any()
+    np.testing.assert_array_equal(moved, straight)
