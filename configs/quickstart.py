@@ -13,14 +13,17 @@ def get_config() -> ExperimentConfig:
     cfg = ExperimentConfig(name="quickstart")
     cfg.data.dataset = "datasets/phantom"
     cfg.data.builder = "phantom"
-    cfg.data.spacing_mm = 2.0  # 48 voxels: a crop of 96 mm
-    cfg.data.jitter = 4
+    cfg.data.builder_cases = 90
+    cfg.data.spacing_mm = 2.0  # 32 voxels: a crop of 64 mm around the dose box
+    cfg.data.jitter = 3
     cfg.model.preset = "cpu_xs"
     cfg.model.freeze_encoder = False
     cfg.click.iterations = 1
+    cfg.loss.dice_ce = 0.5
     cfg.optim.lr = 1e-3
+    cfg.optim.b2 = 0.98  # few steps: second moments have to settle sooner
     cfg.optim.warmup_steps = 20
-    cfg.optim.clip_norm = 1.0
-    cfg.steps = 400
-    cfg.checkpoint_every = 100
+    cfg.optim.milestones = (0.75, 0.92)
+    cfg.steps = 800
+    cfg.checkpoint_every = 200
     return cfg

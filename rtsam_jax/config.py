@@ -164,14 +164,21 @@ class ExperimentConfig:
         positive = ("batch_size", "log_every", "checkpoint_every", "keep_checkpoints")
         for name in positive:
             need(getattr(self, name) >= 1, name, "at least 1")
+        need(0 <= self.seed < 2**32, "seed", "from 0 to 2**32 - 1")
+        need(self.steps >= 0, "steps", "0 or more")
         need(self.steps > 0 or self.epochs > 0, "epochs", "positive where steps is 0")
+        need(self.figures >= 0, "figures", "0 or more")
         need(0 < self.dose.tau < 1, "dose.tau", "between 0 and 1")
         need(self.data.spacing_mm > 0, "data.spacing_mm", "a positive length in mm")
         need(self.data.jitter >= 0, "data.jitter", "0 or more voxels")
         need(bool(self.data.dataset), "data.dataset", "the folder of a dataset.json")
         need(self.click.iterations >= 0, "click.iterations", "0 or more")
         need(self.click.per_iteration >= 1, "click.per_iteration", "at least 1")
-        need(self.optim.lr > 0, "optim.lr", "positive")
+        need(0 < self.optim.lr < float("inf"), "optim.lr", "positive")
+        for name in ("weight_decay", "decay", "warmup_steps", "clip_norm"):
+            need(getattr(self.optim, name) >= 0, f"optim.{name}", "0 or more")
+        for name in ("b1", "b2"):
+            need(0 <= getattr(self.optim, name) < 1, f"optim.{name}", "from 0 to below 1")
         need(self.prompt.task_tokens >= 1, "prompt.task_tokens", "at least 1")
         need(
             list(self.optim.milestones) == sorted(self.optim.milestones)

@@ -6,6 +6,7 @@ Commands print it as `error[CODE]: sentence` and leave with `exit_status`; see `
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import ClassVar
@@ -45,10 +46,24 @@ class UnreadableFile(RTSamError):
     exit_status = 3
 
 
+class ExtraMissing(RTSamError):
+    """A package that only an extra installs is needed and not there."""
+
+    code = "extra_missing"
+    exit_status = 3
+
+
 class OutputExists(RTSamError):
     """The place to write to is taken by something else."""
 
     code = "output_exists"
+    exit_status = 3
+
+
+class NotWritable(RTSamError):
+    """A place to write to refuses: no permission, read-only, full, or below a file."""
+
+    code = "not_writable"
     exit_status = 3
 
 
@@ -130,9 +145,28 @@ class TrainingDiverged(RTSamError):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command's `main`; prints an `RTSamError` as one line and exits with its status."""
+    """Runs a command's `main`; prints an `RTSamError` as one line and exits with its status.
+
+    Where the system refuses to write, wherever that was, that is a `NotWritable`.
+    """
     try:
         main()
-    except RTSamError as error:
+    except (RTSamError, OSError) as cause:
+        error = cause if isinstance(cause, RTSamError) else _refused(cause)
+        if error is None:
+            raise
         print(f"error[{error.code}]: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+
+
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+
+
+def _refused(cause: OSError) -> NotWritable | None:
+    if cause.errno not in _REFUSALS:
+        return None
+    where = cause.filename if cause.filename is not None else "a file"
+    return NotWritable(
+        f"the system refuses access to {where} ({cause.strerror}); mend its permissions, free "
+        f"space, or write to another folder."
+    )

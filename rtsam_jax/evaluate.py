@@ -9,46 +9,39 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from flax import nnx
-
-from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.config import ExperimentConfig, MeshConfig
 from rtsam_jax.data.selection import load_run_data
-from rtsam_jax.errors import ConfigError, MissingFile, run_command
+from rtsam_jax.errors import ConfigError, run_command
 from rtsam_jax.evaluation.held_out import MODEL, evaluate_held_out
 from rtsam_jax.evaluation.inference import CropPredictor, make_crop_predictor
 from rtsam_jax.metrics.summary import CaseMetrics, paired_bootstrap
-from rtsam_jax.optim import make_optimizer
 from rtsam_jax.report.tables import Table, read_cases, render
-from rtsam_jax.train import prepare_training
-from rtsam_jax.training.checkpoint import RunCheckpoints
-from rtsam_jax.training.run import total_steps
+from rtsam_jax.training.checkpoint import check_tasks, restore_params
+from rtsam_jax.training.run import prepare_training, read_record
 from rtsam_jax.training.sharding import make_mesh
-from rtsam_jax.training.state import build
+from rtsam_jax.training.state import abstract_model
 
 
 def load_run_config(run: Path) -> ExperimentConfig:
     """The configuration a run was started with; `MissingFile` if this is not a run's folder."""
-    record = run / "run.json"
-    if not record.is_file():
-        raise MissingFile(f"{record} does not exist; give the folder of a run of rtsam_jax.train.")
-    cfg = ExperimentConfig.from_dict(json.loads(record.read_text())["config"])
+    cfg = ExperimentConfig.from_dict(read_record(run)["config"])
     return dataclasses.replace(cfg, out=str(run))
 
 
-def load_predictor(cfg: ExperimentConfig, tasks: int, cases: int) -> CropPredictor:
-    """The predictor of a run's newest checkpoint."""
-    mesh = make_mesh(cfg.mesh, cfg.batch_size)
-    built = build(cfg, tasks, make_optimizer(cfg.optim, total_steps(cfg, cases)), mesh)
-    checkpoints = RunCheckpoints(cfg.out_dir, keep=cfg.keep_checkpoints)
-    try:
-        built = checkpoints.restore(built)
-    finally:
-        checkpoints.close()
-    params = nnx.merge_state(built.state.trained, built.frozen)
-    return make_crop_predictor(built.graphdef, params, cfg)
+def load_predictor(cfg: ExperimentConfig, tasks: Sequence[str]) -> CropPredictor:
+    """The predictor of a run's newest checkpoint, on one device, whatever it was trained on.
+
+    Raises:
+        CheckpointError, CheckpointIncomplete: trained for other tasks; no checkpoint yet.
+    """
+    check_tasks(cfg.out_dir, tasks)
+    graphdef, params = abstract_model(cfg, len(tasks), make_mesh(MeshConfig(data=1), 1))
+    step = restore_params(cfg.out_dir, params)
+    print(f"{cfg.out_dir}: checkpoint of step {step}", flush=True)
+    return make_crop_predictor(graphdef, params, cfg)
 
 
 def compare(own: list[CaseMetrics], other: list[CaseMetrics], names: tuple[str, str]) -> str:
@@ -80,16 +73,19 @@ def main() -> None:
     cfg = load_run_config(arguments.run)
     if arguments.split:
         cfg.data.eval_split, cfg.data.inner_folds, cfg.data.inner_fold = arguments.split, 0, -1
+    cfg.evaluate = True  # so that a split without cases is an error
     data = load_run_data(cfg)
-    predict = load_predictor(cfg, len(data.tasks), len(data.train))
+    other = None
+    if arguments.against:
+        other = read_cases(arguments.against / "evaluation" / data.held_out_name / "cases.csv")
+    predict = load_predictor(cfg, data.tasks)
     training = prepare_training(cfg, data)
     found = evaluate_held_out(
         cfg, data, predict, training, arguments.run, shuffle_task=arguments.shuffle_task
     )
-    if arguments.against:
-        table = arguments.against / "evaluation" / data.held_out_name / "cases.csv"
+    if other is not None:
         names = (arguments.run.name, arguments.against.name)
-        print("\n" + compare(found[MODEL], read_cases(table), names))
+        print("\n" + compare(found[MODEL], other, names))
 
 
 if __name__ == "__main__":

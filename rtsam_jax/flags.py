@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.errors import ConfigError, MissingFile, UnknownConfigField
+from rtsam_jax.errors import ConfigError, MissingFile, RTSamError, UnknownConfigField
 
 
 def parse_config(argv: Sequence[str], *, usage: str) -> ExperimentConfig:
@@ -32,13 +32,19 @@ def parse_config(argv: Sequence[str], *, usage: str) -> ExperimentConfig:
         raise SystemExit(0)
     _check_arguments(argv[1:])
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, flag_values=values)
+    # Without sys_argv it would look for overrides in the process's own command line.
+    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=list(argv))
     try:
         rest = values(list(argv))
     except flags.Error as error:
         raise ConfigError(f"cannot use the command line: {_one_line(error)}.") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"cannot apply an override: {_one_line(error)}.") from error
+    except RTSamError:
+        raise
+    except Exception as error:  # the config file is code: it may raise anything
+        raise ConfigError(
+            f"cannot use the config file or an override: {type(error).__name__}: "
+            f"{_one_line(error)}."
+        ) from error
     if len(rest) > 1:
         raise ConfigError(
             f"unexpected argument {rest[1]!r}; fields are set as --config.FIELD=VALUE."
@@ -46,8 +52,52 @@ def parse_config(argv: Sequence[str], *, usage: str) -> ExperimentConfig:
     cfg = values["config"].value
     if not isinstance(cfg, ExperimentConfig):
         raise ConfigError("get_config() of the config file must return an ExperimentConfig.")
+    _check_section(cfg, ExperimentConfig(), "config")
+    # `orn,ce` is no Python literal, so it arrives as one text.
+    cfg.data.tasks = tuple(name for text in cfg.data.tasks for name in text.split(","))
     cfg.validate()
     return cfg
+
+
+def _check_section(section: Any, default: Any, path: str) -> None:
+    """Raises for what a config file can do and the command line cannot: new fields, other types.
+
+    Lists become tuples and integers floats where the field has such, as on the command line.
+    """
+    known = {field.name for field in dataclasses.fields(default)}
+    if extra := sorted(set(vars(section)) - known):
+        raise UnknownConfigField(f"{path}.{extra[0]} does not exist; {_hint(extra[0], known)}")
+    for name in sorted(known):
+        value, like = getattr(section, name), getattr(default, name)
+        if dataclasses.is_dataclass(like):
+            if type(value) is not type(like):
+                raise ConfigError(f"{path}.{name} is {value!r}, but it must stay a section.")
+            _check_section(value, like, f"{path}.{name}")
+            continue
+        if isinstance(like, tuple) and isinstance(value, list):
+            setattr(section, name, tuple(value))
+        elif isinstance(like, float) and type(value) is int:
+            setattr(section, name, float(value))
+        value = getattr(section, name)
+        if isinstance(like, tuple) and isinstance(value, tuple):
+            text = "tuple[str" in str(_annotation(default, name))
+            if all(isinstance(x, str) if text else type(x) in (int, float) for x in value):
+                continue
+            rule = "a tuple of " + ("texts" if text else "numbers")
+            raise ConfigError(f"{path}.{name} is {value!r}, but it must be {rule}.")
+        if type(value) is not type(like):
+            raise ConfigError(
+                f"{path}.{name} is {value!r}, but it must be of type {type(like).__name__}."
+            )
+
+
+def _annotation(section: Any, name: str) -> Any:
+    return {field.name: field.type for field in dataclasses.fields(section)}[name]
+
+
+def _hint(field: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(field, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else "see --help for all fields."
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:
@@ -61,11 +111,7 @@ def _check_arguments(arguments: Sequence[str]) -> None:
         elif match := re.fullmatch(r"--(?:no)?config\.(.+)", name):
             field = match.group(1)
             if field not in known:
-                near = difflib.get_close_matches(field, known, n=3, cutoff=0.5)
-                hint = (
-                    f"did you mean {' or '.join(near)}?" if near else "see --help for all fields."
-                )
-                raise UnknownConfigField(f"config.{field} does not exist; {hint}")
+                raise UnknownConfigField(f"config.{field} does not exist; {_hint(field, known)}")
     if not file:
         raise ConfigError("no config file given; start with --config configs/quickstart.py.")
     path = Path(file.split(":")[0])

@@ -14,14 +14,8 @@ import jax
 from flax import nnx
 
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.pipeline import (
-    Neighbourhood,
-    batches_from,
-    load_neighbourhoods,
-    training_batches,
-)
-from rtsam_jax.data.preprocess import PreprocessSpec
-from rtsam_jax.data.selection import RunData, load_run_data
+from rtsam_jax.data.pipeline import batches_from, training_batches
+from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import run_command
 from rtsam_jax.evaluation.held_out import evaluate_held_out
 from rtsam_jax.evaluation.inference import make_crop_predictor
@@ -29,25 +23,12 @@ from rtsam_jax.flags import parse_config
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.optim import learning_rate, make_optimizer
 from rtsam_jax.report.figures import plot_curves
-from rtsam_jax.training.checkpoint import RunCheckpoints, write_model_json
+from rtsam_jax.training.checkpoint import RunCheckpoints, check_tasks, write_model_json
 from rtsam_jax.training.loop import train
-from rtsam_jax.training.run import environment, open_run_folder, total_steps
+from rtsam_jax.training.run import environment, open_run_folder, prepare_training, total_steps
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import Built, build
 from rtsam_jax.training.step import make_train_step
-
-
-def prepare_training(cfg: ExperimentConfig, data: RunData) -> list[Neighbourhood]:
-    """The training cases on the model grid."""
-    return load_neighbourhoods(
-        data.train,
-        data.modality,
-        data.tasks,
-        PreprocessSpec.from_config(cfg),
-        size=get_spec(cfg.model.preset).image_size,
-        jitter=cfg.data.jitter,
-        progress=True,
-    )
 
 
 def run(cfg: ExperimentConfig) -> Built:
@@ -59,6 +40,8 @@ def run(cfg: ExperimentConfig) -> Built:
     optimizer = make_optimizer(cfg.optim, steps)
     built = build(cfg, len(data.tasks), optimizer, mesh)
     folder = open_run_folder(cfg)
+    if (folder / "model.json").exists():
+        check_tasks(folder, data.tasks)
     write_model_json(folder, {"tasks": data.tasks, "preset": cfg.model.preset, **environment()})
     parameters = sum(x.size for x in jax.tree.leaves(built.state.trained))
     print(

@@ -1,12 +1,30 @@
-"""Shared fixtures: the optional data pack, and small devices for every test."""
+"""Shared fixtures: the data pack, a tiny dataset, one compilation cache for the session."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Before jax is imported, and inherited by the commands that tests start: what one process compiled,
+# the next one reads. A cache of the user's own is left alone.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.mkdtemp(prefix="rtsam_jax_test_cache_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+else:
+    _cache = ""
+
+
+def pytest_unconfigure() -> None:
+    if _cache:
+        shutil.rmtree(_cache, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +34,13 @@ def data_pack() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the data pack in ../shared/data (public CT, dose and MR volumes)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic dataset of six cases in three tasks; shared, so copy it to change it."""
+    from tests.tiny import write_tiny_dataset
+
+    root = tmp_path_factory.mktemp("tiny") / "dataset"
+    write_tiny_dataset(root)
+    return root

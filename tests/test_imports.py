@@ -20,6 +20,7 @@ PACKAGE = REPOSITORY / "rtsam_jax"
 # What every part may use. These three themselves import nothing of the project but `errors`.
 BASE = frozenset({"errors", "config", "geometry"})
 PARTS = frozenset({"models", "weights", "losses", "metrics", "optim", "prompts", "data"})
+SERVICES = frozenset({"report", "evaluation", "training", "benchmark", "flags"})
 COMMANDS = frozenset({"train", "evaluate", "predict", "bench", "prepare"})
 
 # Part -> what it may import of rtsam_jax besides itself; a dotted entry allows that one module.
@@ -37,17 +38,18 @@ ALLOWED: dict[str, frozenset[str]] = {
     "report": BASE | PARTS,
     "evaluation": BASE | PARTS | {"report"},
     "training": BASE | PARTS | {"report"},
+    "benchmark": BASE | PARTS | {"training"},
     "flags": BASE,
-    **{name: BASE | PARTS | {"report", "evaluation", "training", "flags"} for name in COMMANDS},
+    **{name: BASE | PARTS | SERVICES for name in COMMANDS},
 }
 
 # A run's checkpoints, and plain weights on disk: the only files that know the storage library.
 ORBAX = frozenset({"training/checkpoint.py", "weights.py"})
 
-# Installed by extras only. `bench` times the PyTorch original in the same process: it imports it
-# inside a function, so that the module itself loads without torch.
+# Installed by extras only. `benchmark` times the PyTorch original in the same process: it imports
+# it inside a function, so that the module itself loads without torch.
 FOREIGN = frozenset({"torch", "transformers", "monai", "medim", "SimpleITK"})
-FOREIGN_IN_FUNCTIONS = {"bench": frozenset({"torch", "medim"})}
+FOREIGN_IN_FUNCTIONS = {"benchmark": frozenset({"torch", "medim"})}
 
 
 def imported(source: str, module: str, is_package: bool) -> Iterator[tuple[str, bool]]:
@@ -141,7 +143,8 @@ def test_imports_follow_the_arrow(path: Path) -> None:
         ("training/state.py", "from orbax.checkpoint import v1 as ocp"),
         ("training/state.py", "from converters import sam_med3d"),
         ("models/sam3d.py", "def f():\n    import torch"),
-        ("bench.py", "import torch"),
+        ("benchmark/rival.py", "import torch"),
+        ("bench.py", "def f():\n    import torch"),
         ("helpers.py", "import os"),
     ],
 )
@@ -157,7 +160,7 @@ def test_a_forbidden_import_is_found(path: str, source: str) -> None:
         ("models/sam3d.py", "from . import layers\nfrom .attention import attend"),
         ("training/checkpoint.py", "from orbax.checkpoint import v1 as ocp"),
         ("training/state.py", "from rtsam_jax.weights import load_weights"),
-        ("bench.py", "def f():\n    import torch"),
+        ("benchmark/rival.py", "def f():\n    import torch"),
         ("train.py", "from rtsam_jax.training.loop import run"),
     ],
 )

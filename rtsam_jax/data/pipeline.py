@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.crops import crop_origins, extract
 from rtsam_jax.data.nifti import read_label, read_volume
-from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, label_to_grid, preprocess
+from rtsam_jax.data.preprocess import Grid, Preprocessed, PreprocessSpec, label_to_grid, preprocess
 from rtsam_jax.data.sample import Sample
 
 
@@ -61,36 +62,49 @@ def load_neighbourhoods(
         jitter: largest shift of a training crop in voxels.
         progress: print a line per tenth of the cases.
     """
-    scans: dict[tuple[str, str, str], Preprocessed] = {}
-    cut: dict[tuple[str, str, str], tuple[np.ndarray, np.ndarray, np.ndarray, tuple]] = {}
+    scans: dict[tuple[str, str, str], _Scan] = {}
     out = []
     for i, case in enumerate(cases):
         key = (str(case.image), str(case.dose), modality[case.task])
         if key not in scans:
-            scans[key] = preprocess_case(case, modality[case.task], spec)
-            scan = scans[key]
-            origins = crop_origins(scan.box, size)
-            low = np.maximum(origins.min(0) - jitter, 0)
-            high = np.minimum(origins.max(0) + size + jitter, scan.image.shape)
-            window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-            image, roi = scan.image[window].copy(), scan.roi[window].copy()
-            cut[key] = (image, roi, origins - low, window)
+            whole = preprocess_case(case, modality[case.task], spec)
+            scans[key] = _cut(whole, size, jitter)
+        scan = scans[key]
         assert case.label is not None
-        label = label_to_grid(read_label(case.label), scans[key].grid, name=case.id)
-        image, roi, origins, window = cut[key]
+        label = label_to_grid(read_label(case.label), scan.grid, name=case.id)
         out.append(
             Neighbourhood(
-                image=image,
-                roi=roi,
-                label=label[window].copy(),
-                origins=origins,
-                background=scans[key].background,
+                image=scan.image,
+                roi=scan.roi,
+                label=label[scan.window].copy(),
+                origins=scan.origins,
+                background=scan.background,
                 task_id=list(tasks).index(case.task),
             )
         )
         if progress and (i + 1) % max(1, len(cases) // 10) == 0:
             print(f"prepared {i + 1}/{len(cases)} cases", flush=True)
     return out
+
+
+class _Scan(NamedTuple):
+    """A scan's neighbourhood and where it lies; the whole volume is not kept."""
+
+    image: np.ndarray
+    roi: np.ndarray
+    origins: np.ndarray
+    background: float
+    window: tuple[slice, ...]
+    grid: Grid
+
+
+def _cut(whole: Preprocessed, size: int, jitter: int) -> _Scan:
+    origins = crop_origins(whole.box, size)
+    low = np.maximum(origins.min(0) - jitter, 0)
+    high = np.minimum(origins.max(0) + size + jitter, whole.image.shape)
+    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    image, roi = whole.image[window].copy(), whole.roi[window].copy()
+    return _Scan(image, roi, origins - low, whole.background, window, whole.grid)
 
 
 def crop(case: Neighbourhood, case_id: int, origin: np.ndarray, size: int) -> Sample:

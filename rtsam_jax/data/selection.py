@@ -31,7 +31,7 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
         DatasetSchemaError, MissingFile, SplitError, ConfigError: see the message.
     """
     root = Path(cfg.data.dataset)
-    if cfg.data.builder and not root.exists():
+    if cfg.data.builder and not (root.is_dir() and any(root.iterdir())):
         _build_dataset(cfg, root)
     dataset = load_dataset(root)
     names = tuple(task.name for task in dataset.tasks)
@@ -62,6 +62,18 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
         raise SplitError(
             f"the split {cfg.data.train_split!r} of {root} has no case; "
             f"its splits are {sorted(set(splits.values()))}."
+        )
+    if cfg.evaluate and not held_out:
+        raise SplitError(
+            f"the split {cfg.data.eval_split!r} of {root} has no case to score; its splits are "
+            f"{sorted(set(splits.values()))}: name one as config.data.eval_split, or set "
+            f"config.evaluate=False."
+        )
+    untaught = sorted({case.task for case in held_out} - {case.task for case in train})
+    if cfg.evaluate and untaught:
+        raise SplitError(
+            f"task {untaught[0]} of {root} has cases to score but none to train on; add some, or "
+            f"name the other tasks as config.data.tasks."
         )
     unlabelled = [case.id for case in train if case.label is None]
     if unlabelled:

@@ -70,6 +70,7 @@ def evaluate_held_out(
         if i % max(1, count // 10) == 0 or i == count:
             print(f"evaluated {i}/{count} cases", flush=True)
     if not found[MODEL]:
+        print(f"no case of split {data.held_out_name} has a label: nothing to score", flush=True)
         return found
     heading = f"{data.dataset.name} ({data.dataset.kind}), split {data.held_out_name}"
     print(f"\n{heading}\n{write_tables(folder, found, heading)}", flush=True)

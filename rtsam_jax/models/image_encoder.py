@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rtsam_jax.models.attention import QKV, Tables, windowed_attention
-from rtsam_jax.models.layers import ZEROS, Array, MLPBlock, PatchConv, Precision
+from rtsam_jax.models.layers import Array, MLPBlock, PatchConv, Precision, SameConv
 from rtsam_jax.models.presets import ModelSpec
 
 NORM_EPSILON = 1e-6  # the encoder's norms; the decoder's are 1e-5 (reference trap 7)
@@ -71,17 +71,7 @@ class Neck(nnx.Module):
         out = spec.prompt_width
         self.conv1 = precision.linear(spec.width, out, bias=False, rngs=rngs)
         self.norm1 = precision.norm(out, NORM_EPSILON, rngs=rngs)
-        self.conv2 = nnx.Conv(
-            out,
-            out,
-            (3, 3, 3),
-            padding=1,
-            use_bias=False,
-            kernel_init=ZEROS,
-            dtype=precision.compute,
-            precision=precision.matmul,
-            rngs=rngs,
-        )
+        self.conv2 = SameConv(out, out, precision=precision)
         self.norm2 = precision.norm(out, NORM_EPSILON, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:

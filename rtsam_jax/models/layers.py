@@ -7,6 +7,7 @@ Everything is channels-last.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,33 @@ class PatchConv(nnx.Module):
         x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, x_ // p, y_ // p, z_ // p, -1)
         kernel = self.kernel[...].astype(dtype).reshape(-1, self.kernel.shape[-1])
         return jnp.matmul(x, kernel, precision=self.precision.matmul) + self.bias[...].astype(dtype)
+
+
+class SameConv(nnx.Module):
+    """3^3 convolution with zeros around and without bias, as one matrix product over patches.
+
+    `[B, X, Y, Z, C_in] -> [B, X, Y, Z, C_out]`; kernel `[3, 3, 3, C_in, C_out]`. On a CPU, value
+    and gradient together take XLA 2 to 2.5 times as long with its own convolution. The patches are
+    27 times the input, which is small here: 21 MB for a case of 8^3 tokens of 384 channels.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, *, precision: Precision):
+        self.kernel = nnx.Param(jnp.zeros((3, 3, 3, fan_in, fan_out)))
+        self.precision = precision
+
+    def __call__(self, x: Array) -> Array:
+        dtype = self.precision.compute
+        _, x_, y_, z_, _ = x.shape
+        around = jnp.pad(x.astype(dtype), ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)))
+        patches = jnp.concatenate(
+            [
+                around[:, i : i + x_, j : j + y_, k : k + z_]
+                for i, j, k in itertools.product(range(3), repeat=3)
+            ],
+            axis=-1,
+        )
+        kernel = self.kernel[...].astype(dtype).reshape(-1, self.kernel.shape[-1])
+        return jnp.matmul(patches, kernel, precision=self.precision.matmul)
 
 
 class PatchConvTranspose(nnx.Module):

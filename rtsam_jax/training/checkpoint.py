@@ -8,6 +8,8 @@ a temporary folder, which the next start removes.
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,13 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from rtsam_jax.data.json_file import write_json
-from rtsam_jax.errors import CheckpointIncomplete, MissingFile, PresetMismatch
+from rtsam_jax.errors import (
+    CheckpointError,
+    CheckpointIncomplete,
+    MissingFile,
+    PresetMismatch,
+    UnreadableFile,
+)
 from rtsam_jax.training.state import Built, TrainState
 from rtsam_jax.weights import flatten, nest
 
@@ -34,10 +42,14 @@ def _rest(state: TrainState) -> dict[str, Any]:
 
 
 class RunCheckpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder.
+
+    Only one process may have a run open this way: it removes unfinished saves, which might be
+    another's. To read while a run goes on, use `restore_params`.
+    """
 
     def __init__(self, run: str | Path, *, keep: int):
-        self.folder = Path(run).absolute() / "checkpoints"
+        self.folder = _folder(run)
         self.folder.mkdir(parents=True, exist_ok=True)
         policies = ocp.training.preservation_policies
         self._orbax = ocp.training.Checkpointer(
@@ -75,21 +87,9 @@ class RunCheckpoints:
         """
         step = self.latest_step if step is None else step
         if step is None:
-            raise CheckpointIncomplete(
-                f"{self.folder} holds no finished checkpoint; start the run again from its config."
-            )
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-            {"params": _params(built.frozen, built.state), "train_state": _rest(built.state)},
-        )
-        try:
-            items = self._orbax.load_checkpointables(step, abstract)
-        except (ValueError, KeyError, OSError) as error:
-            raise CheckpointIncomplete(
-                f"checkpoint {self.folder / str(step)} cannot be restored into this configuration "
-                f"({str(error).splitlines()[0][:160]}); delete that folder to fall back to an "
-                f"earlier one, or use the run's own config."
-            ) from error
+            raise _no_checkpoint(self.folder)
+        wanted = {"params": _params(built.frozen, built.state), "train_state": _rest(built.state)}
+        items = _load(self._orbax, self.folder, step, wanted)
         frozen, trained = built.frozen, built.state.trained
         _fill(frozen, items["params"])
         _fill(trained, items["params"])
@@ -104,6 +104,57 @@ class RunCheckpoints:
         self._orbax.close()
 
 
+def restore_params(run: str | Path, params: nnx.State) -> int:
+    """Puts the newest finished checkpoint's parameters into `params`, on their shardings.
+
+    Changes nothing in the run folder, so a run may be evaluated while it trains, by anyone who may
+    read it. Neither the optimiser's state nor the devices it lay on matter.
+
+    Returns:
+        The checkpoint's step.
+
+    Raises:
+        CheckpointIncomplete: there is no finished checkpoint, or it lacks a parameter.
+    """
+    folder = _folder(run)
+    if not folder.is_dir():
+        raise _no_checkpoint(folder)
+    flat = flatten(nnx.to_pure_dict(params))
+    with ocp.training.Checkpointer(folder) as reader:
+        if reader.latest is None:
+            raise _no_checkpoint(folder)
+        step = reader.latest.step
+        _fill(params, _load(reader, folder, step, {"params": flat})["params"])
+    return step
+
+
+def _folder(run: str | Path) -> Path:
+    return Path(run).absolute() / "checkpoints"
+
+
+def _no_checkpoint(folder: Path) -> CheckpointIncomplete:
+    return CheckpointIncomplete(
+        f"{folder} holds no finished checkpoint; start the run again from its config."
+    )
+
+
+def _load(orbax: Any, folder: Path, step: int, like: dict[str, Any]) -> dict[str, Any]:
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+    )
+    try:
+        return orbax.load_checkpointables(step, abstract)
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        # The reads it abandons would each be printed, after our one sentence.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        reason = " ".join(str(error).split()).rstrip(".")[:160] or type(error).__name__
+        raise CheckpointIncomplete(
+            f"checkpoint {folder / str(step)} cannot be restored into this configuration "
+            f"({reason}); delete that folder to fall back to an earlier one, or use the run's own "
+            f"config."
+        ) from error
+
+
 def _fill(state: nnx.State, params: dict[str, Any]) -> None:
     """Puts the part of a whole parameter set that `state` holds into it."""
     names = flatten(nnx.to_pure_dict(state))
@@ -116,16 +167,34 @@ def write_model_json(run: str | Path, content: dict[str, Any]) -> None:
 
 
 def read_model_json(run: str | Path) -> dict[str, Any]:
-    """What `write_model_json` wrote; raises `MissingFile` or `PresetMismatch` (schema)."""
+    """What `write_model_json` wrote.
+
+    Raises:
+        MissingFile, UnreadableFile, PresetMismatch: not there, damaged, or of another schema.
+    """
     path = Path(run) / "model.json"
     if not path.is_file():
         raise MissingFile(
             f"{path} does not exist; give the folder of a run made by rtsam_jax.train."
         )
-    content = json.loads(path.read_text())
-    if content.get("schema") != SCHEMA_VERSION:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as cause:
+        raise UnreadableFile(
+            f"{path} is damaged ({cause}); start the run again from its config to renew it."
+        ) from cause
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA_VERSION:
         raise PresetMismatch(
-            f"{path} has schema {content.get('schema')!r}, not {SCHEMA_VERSION}; "
-            f"use the version of rtsam_jax that wrote it."
+            f"{path} is not of schema {SCHEMA_VERSION}; use the version of rtsam_jax that wrote it."
         )
     return content
+
+
+def check_tasks(run: str | Path, tasks: Sequence[str]) -> None:
+    """Raises `CheckpointError` if a run's task tokens are of other tasks or in another order."""
+    stored = read_model_json(run).get("tasks")
+    if stored != list(tasks):
+        raise CheckpointError(
+            f"the run {run} was trained for the tasks {stored}, but its dataset now has "
+            f"{list(tasks)}; restore the dataset's tasks and their order, or train anew."
+        )

@@ -39,7 +39,7 @@ class MetricsLog:
             from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
         except ImportError:
             return  # optional by design: the JSON lines hold the same numbers
-        self._board = SummaryWriter(str(run / "tensorboard"))
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=resume_from + 1)
 
     def _drop_after(self, step: int) -> None:
         """Removes the lines of steps that a killed run took after its last checkpoint."""

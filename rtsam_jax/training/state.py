@@ -54,6 +54,19 @@ def make_model(cfg: ExperimentConfig, tasks: int) -> SAM3D:
     )
 
 
+def abstract_model(
+    cfg: ExperimentConfig, tasks: int, mesh: Mesh
+) -> tuple[nnx.GraphDef[SAM3D], nnx.State]:
+    """A module's graph and its parameters as shapes with shardings; nothing is allocated."""
+    graphdef, shapes = nnx.split(nnx.eval_shape(lambda: make_model(cfg, tasks)))
+    params = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        parameter_shardings(mesh, shapes),
+    )
+    return graphdef, params
+
+
 def build(
     cfg: ExperimentConfig, tasks: int, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Built:

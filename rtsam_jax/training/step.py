@@ -101,7 +101,7 @@ def make_train_step(
         gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.trained)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
-        metrics = metrics._replace(grad_norm=optax.global_norm(gradients))
+        metrics = metrics._replace(grad_norm=optax.tree.norm(gradients))
         return TrainState(state.step + 1, trained, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,180 @@
+"""`python -m rtsam_jax.bench [--case encoder|step|all] [--rounds N] [--batch N] [--json PATH]`.
+
+Times the image encoder (one volume, float32) and the whole training step (frozen encoder, a first
+pass and 3 x 4 clicks) on synthetic data, in turn with the authors' PyTorch model in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rtsam_jax.benchmark.ours import OurSide, synthetic_batch
+from rtsam_jax.benchmark.rival import RivalSide
+from rtsam_jax.benchmark.timing import Ratio, Timing, ratio, time_in_turn
+from rtsam_jax.config import ExperimentConfig, ModelConfig
+from rtsam_jax.errors import ConfigError, run_command
+from rtsam_jax.models.presets import PRESETS, get_spec
+from rtsam_jax.report.files import written_whole
+from rtsam_jax.report.tables import Table, render
+
+SCHEMA_VERSION = 1
+CASES = ("encoder", "step")
+
+
+@dataclasses.dataclass
+class Result:
+    """One case: what each side took, ours first, and the ratio where there is a rival."""
+
+    case: str
+    batch: int
+    timings: list[Timing]
+    ratio: Ratio | None
+
+
+def run_bench(
+    cases: Sequence[str], preset: str, batch: int, rounds: int, rival: str
+) -> list[Result]:
+    """Times the cases one after the other; the encoder's batch is always 1.
+
+    Raises:
+        ConfigError: a preset the rival does not have, or a rival where JAX does not use the CPU.
+        ExtraMissing: the rival is not installed.
+    """
+    cfg = ExperimentConfig(batch_size=batch, model=ModelConfig(preset=preset))
+    size = get_spec(preset).image_size
+    if rival != "none" and jax.default_backend() != "cpu":
+        raise ConfigError(
+            f"the PyTorch original is timed on the CPU, but JAX uses {jax.default_backend()}: set "
+            f"JAX_PLATFORMS=cpu, or time this project alone with --rival none."
+        )
+    sides = [RivalSide(cfg)] if rival != "none" else []  # first: it may be missing
+    all_sides: list[OurSide | RivalSide] = [OurSide(cfg), *sides]
+    results = []
+    for case in cases:
+        samples = synthetic_batch(size, 1 if case == "encoder" else batch)
+        timings = time_in_turn([getattr(side, case)(samples) for side in all_sides], rounds)
+        compared = ratio(*timings) if sides else None
+        results.append(Result(case, len(samples.image), timings, compared))
+    return results
+
+
+def machine() -> dict[str, Any]:
+    """Where the numbers are from."""
+    packages = ("jax", "jaxlib", "flax", "torch", "medim")
+    versions = {d.name: d.version for d in importlib.metadata.distributions() if d.name in packages}
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = named[0].partition(":")[2].strip() if named else cpu
+    return {
+        "cpu": cpu,
+        "threads": len(os.sched_getaffinity(0)),
+        "device": str(jax.devices()[0]),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def time_table(results: Sequence[Result]) -> Table:
+    """One row per case and side."""
+    header = (
+        "Case", "Batch", "Side", "Compile (s)", "First (s)", "Median (ms)", "Min (ms)", "Max (ms)",
+        "CPU (ms)", "Peak RSS (GB)", "GFLOP by hand", "GFLOP by XLA", "GFLOP/s",
+    )  # fmt: skip
+    rows = []
+    for result in results:
+        for t in result.timings:
+            of_interest = t.median_s, min(t.seconds), max(t.seconds), t.median_cpu_s
+            milliseconds = (f"{1e3 * s:.1f}" for s in of_interest)
+            rows.append(
+                (
+                    result.case,
+                    result.batch,
+                    t.side,
+                    f"{t.compile_s:.1f}",
+                    f"{t.first_s:.2f}",
+                    *milliseconds,
+                    _scaled(t.peak_rss, 2),
+                    _scaled(t.hand_flop, 1),
+                    _scaled(t.xla_flop, 1),
+                    _scaled(t.hand_flop and t.hand_flop / t.median_s, 1),
+                )
+            )
+    return Table(header, tuple(rows))
+
+
+def ratio_table(results: Sequence[Result]) -> Table:
+    """One row per case: how many times as long the rival takes."""
+    return Table(
+        ("Case", "Batch", "Rival / ours", "Smallest pair", "Largest pair", "CPU time", "Rounds"),
+        tuple(
+            (
+                result.case,
+                result.batch,
+                *(f"{x:.1f}" for x in dataclasses.astuple(result.ratio)),
+                len(result.timings[0].seconds),
+            )
+            for result in results
+            if result.ratio
+        ),
+    )
+
+
+def _scaled(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value / 1e9:.{digits}f}"
+
+
+def write_json(results: Sequence[Result], preset: str, path: Path) -> None:
+    """Everything measured, with every single run; whole or not at all."""
+    content = {
+        "schema": SCHEMA_VERSION,
+        "machine": machine(),
+        "preset": preset,
+        "dtype": "float32",
+        "cases": [dataclasses.asdict(result) for result in results],
+    }
+    with written_whole(path) as beside:
+        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    parser = argparse.ArgumentParser(prog="python -m rtsam_jax.bench", description=__doc__)
+    parser.add_argument("--case", choices=(*CASES, "all"), default="all")
+    parser.add_argument("--rounds", type=_positive, default=5, help="timed runs of each side")
+    parser.add_argument("--batch", type=_positive, default=1, help="of the training step")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="vit_b_ori")
+    parser.add_argument("--rival", choices=("medim", "none"), default="medim")
+    parser.add_argument("--json", type=Path, help="file to write every number to")
+    arguments = parser.parse_args(argv)
+    cases = CASES if arguments.case == "all" else (arguments.case,)
+    results = run_bench(cases, arguments.preset, arguments.batch, arguments.rounds, arguments.rival)
+    where = machine()
+    print(f"{arguments.preset}, float32, {where['cpu']}, {where['threads']} threads\n")
+    print(render(time_table(results)))
+    if any(result.ratio for result in results):
+        print(render(ratio_table(results)))
+    if arguments.json:
+        write_json(results, arguments.preset, arguments.json)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    run_command(main)

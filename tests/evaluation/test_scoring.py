@@ -1,0 +1,143 @@
+"""Every method is scored on the label's own grid, and what no crop reaches counts as missed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtsam_jax.data.cases import Case, load_dataset
+from rtsam_jax.data.nifti import Volume, write_volume
+from rtsam_jax.data.pipeline import Neighbourhood
+from rtsam_jax.data.preprocess import PreprocessSpec
+from rtsam_jax.evaluation import held_out, scoring
+from rtsam_jax.evaluation.held_out import _other_tasks
+from rtsam_jax.evaluation.report import pick_for_figures
+from rtsam_jax.evaluation.scoring import score_cases, trivial_methods
+from rtsam_jax.metrics.summary import CaseMetrics
+from tests.tiny import SPACING, TASKS
+
+SPEC = PreprocessSpec(SPACING, 0.5)
+MODALITY = {"orn": "CT", "ce": "MR", "crn": "MR"}
+
+
+def finer_label(folder: Path) -> tuple[Case, np.ndarray, np.ndarray]:
+    """One case whose label has its own grid: 1 mm voxels, one lesion inside, one far outside."""
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    index = np.stack(np.meshgrid(*[np.arange(40)] * 3, indexing="ij"), -1)
+    distance = np.linalg.norm(index - 15, axis=-1)
+    image = np.random.default_rng(0).normal(0, 50, (40,) * 3).astype(np.float32)
+    dose = (60 * np.exp(-((distance / 10) ** 2))).astype(np.float32)
+    write_volume(folder / "i.nii.gz", Volume(image, affine), np.float32)
+    write_volume(folder / "d.nii.gz", Volume(dose, affine), np.float32)
+    near, far = np.zeros((80, 80, 80), bool), np.zeros((80, 80, 80), bool)
+    near[26:36, 26:36, 26:36] = True
+    far[70:76, 70:76, 70:76] = True
+    fine = np.diag([1.0, 1.0, 1.0, 1.0])
+    fine[:3, 3] = -0.5
+    write_volume(folder / "l.nii.gz", Volume((near | far).astype(np.uint8), fine), np.uint8)
+    files = {kind: folder / f"{kind[0]}.nii.gz" for kind in ("image", "dose", "label")}
+    return Case(id="one", patient="p", task="orn", **files), near, far
+
+
+def test_the_labels_own_grid_and_what_lies_outside_every_crop(tmp_path: Path) -> None:
+    case, near, far = finer_label(tmp_path)
+
+    def knows_near(case: Case, scan) -> np.ndarray:
+        """The near lesion exactly, on the 2 mm model grid; nothing elsewhere."""
+        return near[::2, ::2, ::2].astype(np.float32)
+
+    def everything(case: Case, scan) -> np.ndarray:
+        return np.ones(scan.image.shape, np.float32)
+
+    methods = {"near": knows_near, "all": everything, "none": lambda c, s: 0 * s.image}
+    [scored] = score_cases([case], MODALITY, SPEC, methods)
+    assert scored.truth.shape == (80, 80, 80)
+    assert all(mask.shape == (80, 80, 80) for mask in scored.masks.values())
+    found = scored.metrics["near"]
+    assert found.volume_truth_ml == pytest.approx((near.sum() + far.sum()) / 1000)
+    assert found.recall == pytest.approx(near.sum() / (near.sum() + far.sum()), abs=0.02)
+    assert found.precision > 0.95
+    assert scored.metrics["all"].recall == 1 and scored.metrics["all"].precision < 0.01
+    assert scored.metrics["none"].missed and scored.metrics["none"].dice == 0
+
+
+def test_a_probability_of_one_half_is_foreground(tmp_path: Path) -> None:
+    case, *_ = finer_label(tmp_path)
+    methods = {
+        "half": lambda c, s: np.full(s.image.shape, 0.5, np.float32),
+        "less": lambda c, s: np.full(s.image.shape, 0.4999, np.float32),
+    }
+    [scored] = score_cases([case], MODALITY, SPEC, methods)
+    assert scored.masks["half"].all() and not scored.masks["less"].any()
+
+
+def test_cases_without_a_label_are_left_out_and_scans_are_read_once(
+    tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    cases = list(load_dataset(tiny_dataset).cases)
+    cases[0] = dataclasses.replace(cases[0], label=None)
+    read: list[str] = []
+    real = scoring.preprocess_case
+    monkeypatch.setattr(
+        scoring, "preprocess_case", lambda case, *a: (read.append(case.id), real(case, *a))[1]
+    )
+    methods = {"none": lambda c, s: 0 * s.image}
+    found = [s.case.id for s in score_cases(cases, MODALITY, SPEC, methods)]
+    assert found == [case.id for case in cases[1:]]
+    assert read == ["p1_ce", "p2_orn", "p3_orn", "p4_ce"]  # p1_crn shares p1_ce's scan
+
+
+def test_trivial_methods_are_fitted_on_training_cases_only() -> None:
+    """Bright label left of the centre in task 0, dark and right of it in task 1."""
+    size, cases = 8, []
+    for task in (0, 1):
+        image = np.zeros((12, 12, 12), np.float32)
+        label = np.zeros((12, 12, 12), np.uint8)
+        at = slice(3, 5) if task == 0 else slice(6, 8)
+        image[at, 5:7, 5:7] = 9 if task == 0 else -9
+        label[at, 5:7, 5:7] = 1
+        roi = np.zeros_like(label)
+        roi[3:9, 3:9, 3:9] = 1
+        cases.append(Neighbourhood(image, roi, label, np.array([[2, 2, 2]]), 0.0, task))
+    methods = trivial_methods(cases, TASKS[:2], size)
+    assert list(methods) == ["ROI itself", "intensity threshold", "location atlas"]
+
+    class Scan:
+        image, roi, background = cases[0].image, cases[0].roi, 0.0
+        box = np.array([[3, 3, 3], [8, 8, 8]])
+
+    def predicted(name: str, task: str, scan=Scan) -> np.ndarray:
+        return methods[name](Case("c", "p", task, Path("i"), Path("d")), scan) >= 0.5
+
+    np.testing.assert_array_equal(predicted("ROI itself", "orn"), cases[0].roi > 0)
+    for name in ("intensity threshold", "location atlas"):
+        np.testing.assert_array_equal(predicted(name, "orn"), cases[0].label > 0)
+    # On the bright image, the dark task's threshold finds nothing bright; its atlas is unmoved.
+    np.testing.assert_array_equal(predicted("location atlas", "ce"), cases[1].label > 0)
+    assert not (predicted("intensity threshold", "ce") & (cases[0].label > 0)).any()
+
+
+def test_a_shuffled_task_is_always_another() -> None:
+    cases = [Case(str(i), "p", "orn", Path("i"), Path("d")) for i in range(60)]
+    for tasks in (2, 3):
+        shift = _other_tasks(cases, tasks, seed=0)
+        assert set(shift.values()) == set(range(1, tasks))
+        assert shift == _other_tasks(cases, tasks, seed=0)
+    assert set(_other_tasks(cases, 1, seed=0).values()) == {0}
+    assert held_out.SHUFFLED != held_out.MODEL
+
+
+def metrics(dice: float) -> CaseMetrics:
+    return CaseMetrics("c", "p", "t", dice, 0, 0, 0, 0, 0, 0, 0, False, False, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, []), (1, [0]), (2, [0, 1]), (3, [0, 3, 1]), (9, [0, 2, 3, 4, 1])]
+)
+def test_figures_show_the_best_and_the_worst(count: int, expected: list[int]) -> None:
+    found = pick_for_figures([metrics(d) for d in (0.9, 0.1, 0.8, 0.5, 0.3)], count)
+    assert found == expected

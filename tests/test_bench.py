@@ -1,0 +1,120 @@
+"""The bench's content, on the test preset: what it counts, compares and writes. No timings."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rtsam_jax import bench
+from rtsam_jax.benchmark import rival
+from rtsam_jax.benchmark.flops import encoder_flop
+from rtsam_jax.benchmark.timing import Contender, Timing, ratio, time_in_turn
+from rtsam_jax.config import ExperimentConfig, LossConfig
+from rtsam_jax.errors import ConfigError, ExtraMissing
+from rtsam_jax.losses import segmentation_loss
+from rtsam_jax.models import presets
+from rtsam_jax.models.presets import get_spec
+
+
+def test_the_command_prints_a_table_and_writes_every_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One block of each kind compiles in half the time.
+    small = dataclasses.replace(get_spec("test"), depth=1, global_blocks=(), decoder_depth=1)
+    monkeypatch.setitem(presets.PRESETS, "test", small)
+    path = tmp_path / "bench.json"
+    options = "--preset test --rival none --rounds 2 --batch 2 --json"
+    bench.main([*options.split(), str(path)])
+
+    rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    assert cells[0] == ["Case", "Batch", "Side"]
+    assert cells[2:] == [["encoder", "1", "rtsam_jax"], ["step", "2", "rtsam_jax"]]
+
+    written = json.loads(path.read_text())
+    assert written["preset"] == "test" and written["machine"]["threads"] >= 1
+    encoder, step = written["cases"]
+    for case, measured in (("encoder", encoder), ("step", step)):
+        assert measured["case"] == case and measured["ratio"] is None
+        (ours,) = measured["timings"]
+        assert len(ours["seconds"]) == 2 and min(ours["seconds"]) > 0
+        assert ours["compile_s"] > 0 and ours["first_s"] > 0
+    assert encoder["timings"][0]["hand_flop"] == encoder_flop(get_spec("test"))
+
+
+def test_xla_counts_about_what_the_hand_counts() -> None:
+    """Only matrix products by hand, so XLA's own count is a little larger."""
+    (result,) = bench.run_bench(["encoder"], "test", 1, 1, "none")
+    (ours,) = result.timings
+    assert ours.hand_flop is not None and ours.xla_flop is not None
+    assert ours.hand_flop < ours.xla_flop < 1.3 * ours.hand_flop
+
+
+def test_flop_of_the_published_encoder() -> None:
+    """The reference's description: about 104 GFLOP, and 3.5 times that with the padding."""
+    spec = get_spec("vit_b_ori")
+    assert encoder_flop(spec) == pytest.approx(104e9, rel=0.01)
+    assert encoder_flop(spec, padded=True) / encoder_flop(spec) == pytest.approx(3.5, rel=0.1)
+
+
+def test_sides_take_turns_and_the_warm_up_is_apart() -> None:
+    calls: list[str] = []
+    sides = [Contender(name, lambda name=name: calls.append(name)) for name in "AB"]
+    timings = time_in_turn(sides, 3)
+    assert "".join(calls) == "AB" + "ABABAB"
+    assert [len(timing.seconds) for timing in timings] == [3, 3]
+
+
+def test_ratio_is_of_medians_and_its_spread_of_pairs() -> None:
+    ours = Timing("ours", 0, 0, None, None, [1.0, 2.0, 4.0], [2.0, 2.0, 2.0])
+    other = Timing("other", 0, 0, None, None, [10.0, 10.0, 60.0], [6.0, 6.0, 9.0])
+    assert ratio(ours, other).of_medians == 5.0
+    assert (ratio(ours, other).low, ratio(ours, other).high) == (5.0, 15.0)
+    assert ratio(ours, other).of_cpu_medians == 3.0
+
+
+def test_the_rival_only_has_the_published_preset() -> None:
+    with pytest.raises(ConfigError, match="--preset vit_b_ori"):
+        bench.run_bench(["encoder"], "test", 1, 1, "medim")
+
+
+def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = builtins.__import__
+
+    def without(name: str, *rest: object) -> object:
+        if name in ("torch", "medim"):
+            raise ImportError(f"No module named {name!r}")
+        return load(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ExtraMissing, match=r"pip install -e '\.\[test\]'.*--rival none"):
+        rival.RivalSide(ExperimentConfig())
+
+
+def test_the_rival_minimises_the_same_loss() -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((2, 6, 6, 6), dtype=np.float32)
+    label, roi = rng.random((2, 6, 6, 6)) < 0.3, rng.random((2, 6, 6, 6)) < 0.6
+    cfg = LossConfig(alpha=0.3, beta=0.7)
+    ours, _ = segmentation_loss(*map(jnp.asarray, (logits, label, roi)), None, cfg)
+    theirs = rival._loss(torch, *map(torch.from_numpy, (logits, label, roi)), cfg)
+    assert float(theirs) == pytest.approx(float(ours.mean()), rel=1e-5)
+
+
+def test_the_rivals_clicks_lie_on_its_errors() -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    predicted, label = (torch.from_numpy(rng.random((2, 5, 5, 5)) < 0.5) for _ in range(2))
+    predicted[1] = label[1]  # nothing to correct in the second case
+    points, signs = rival._clicks(torch, predicted, label, 40)
+    for (i, j, k), sign in zip(points[0].long().tolist(), signs[0].tolist(), strict=True):
+        assert predicted[0, i, j, k] != label[0, i, j, k]
+        assert sign == int(label[0, i, j, k])
+    assert set(signs[0].tolist()) == {0, 1} and set(signs[1].tolist()) == {-1}

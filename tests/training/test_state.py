@@ -1,0 +1,208 @@
+"""The rules and the state: who is trained, from which weights, where it lies."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from rtsam_jax import errors
+from rtsam_jax.config import MeshConfig
+from rtsam_jax.models.initialise import draw_parameters
+from rtsam_jax.models.presets import PRESETS
+from rtsam_jax.optim import make_optimizer
+from rtsam_jax.training import rules
+from rtsam_jax.training.rules import path_of, rule_for, trained_filter
+from rtsam_jax.training.sharding import make_mesh, parameter_shardings
+from rtsam_jax.training.state import CORNERS, abstract_model, build, make_model
+from rtsam_jax.weights import MODEL_FILE, PARAMS_FOLDER, flatten
+from tests.tiny import tiny_config
+
+ONE = make_mesh(MeshConfig(data=1), 1)
+CONSTANTS = {"prompt_encoder/position/gaussian", "prompt_encoder/no_mask_embed"}
+
+
+def paths(state: nnx.State) -> set[str]:
+    return {path_of(path) for path, _ in nnx.to_flat_state(state)}
+
+
+def build_with(**fields: object):
+    cfg = tiny_config(**fields)
+    return build(cfg, 3, make_optimizer(cfg.optim, 4), ONE)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_rules_cover_every_parameter_of_every_preset(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Abstractly: not one parameter of the 600-million presets is allocated."""
+    cfg = tiny_config(model__preset=preset)
+    model = nnx.eval_shape(lambda: make_model(cfg, 3))
+    abstract = nnx.state(model)
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(abstract))
+    for path in paths(abstract):
+        rule_for(path)
+    drawn: list[tuple[int, ...]] = []
+
+    def fake(seed: int, path: str, shape: tuple[int, ...]) -> np.ndarray:
+        from rtsam_jax.models.initialise import _kind
+
+        assert _kind(path)
+        drawn.append(shape)
+        return np.zeros(())
+
+    monkeypatch.setattr("rtsam_jax.models.initialise._draw", fake)
+    draw_parameters(abstract, 0)
+    assert drawn == [tuple(x.shape) for x in jax.tree.leaves(abstract)]
+
+
+def test_a_parameter_without_a_rule_is_an_error() -> None:
+    with pytest.raises(KeyError, match="text_encoder/adapter/kernel"):
+        rule_for("text_encoder/adapter/kernel")
+    with pytest.raises(KeyError, match="no rule"):
+        from rtsam_jax.models.initialise import _kind
+
+        _kind("text_encoder/adapter")
+
+
+def test_every_rule_is_used() -> None:
+    """A rule that nothing matches is a typing error in its pattern."""
+    every = paths(nnx.state(nnx.eval_shape(lambda: make_model(tiny_config(), 3))))
+    used = {rule_for(path).pattern for path in every}
+    assert used == {rule.pattern for rule in rules.RULES}
+
+
+def test_the_optimiser_sees_the_trainables_only(weights: Path) -> None:
+    loose = build_with()
+    assert paths(loose.frozen) == CONSTANTS
+    fixed = build_with(model__freeze_encoder=True, model__checkpoint=str(weights))
+    encoder = {p for p in paths(fixed.frozen) if p.startswith("image_encoder/")}
+    assert encoder and paths(fixed.frozen) == CONSTANTS | encoder
+    assert paths(loose.state.trained) == paths(fixed.state.trained) | encoder
+    for built in (loose, fixed):
+        shapes = [x.shape for x in jax.tree.leaves(built.state.trained)]
+        moments = [x.shape for x in jax.tree.leaves(built.state.opt_state) if x.ndim]
+        assert sorted(moments) == sorted(2 * shapes)  # first and second moment, nothing else
+
+
+def test_buffers_are_never_trained() -> None:
+    selects = trained_filter(freeze_encoder=False)
+    path = ("mask_decoder", "anything")
+    assert selects(path, nnx.Param(jnp.zeros(1)))
+    assert not selects(path, nnx.Variable(jnp.zeros(1)))
+
+
+def test_a_frozen_encoder_needs_weights() -> None:
+    with pytest.raises(errors.EncoderWeightsMissing, match="converters.sam_med3d") as caught:
+        build_with(model__freeze_encoder=True)
+    assert caught.value.code == "encoder_weights_missing"
+
+
+def test_weights_of_another_preset(weights: Path) -> None:
+    with pytest.raises(errors.PresetMismatch, match="'test', but 'cpu_xs'"):
+        build_with(model__preset="cpu_xs", model__checkpoint=str(weights))
+
+
+def broken(weights: Path, folder: Path, part: str) -> Path:
+    shutil.copytree(weights, folder)
+    if (folder / part).is_dir():
+        shutil.rmtree(folder / part)
+    else:
+        (folder / part).unlink()
+    return folder
+
+
+@pytest.mark.parametrize("part", [MODEL_FILE, PARAMS_FOLDER])
+def test_half_written_weights(weights: Path, tmp_path: Path, part: str) -> None:
+    folder = broken(weights, tmp_path / "half", part)
+    with pytest.raises(errors.CheckpointIncomplete, match="half"):
+        build_with(model__checkpoint=str(folder))
+
+
+def test_no_weights_there(tmp_path: Path) -> None:
+    with pytest.raises(errors.MissingFile, match="nowhere"):
+        build_with(model__checkpoint=str(tmp_path / "nowhere"))
+
+
+def test_given_weights_arrive_and_the_rest_is_drawn(weights: Path) -> None:
+    given = build_with(model__checkpoint=str(weights))
+    fresh = build_with()
+    a = flatten(nnx.to_pure_dict(nnx.merge_state(given.state.trained, given.frozen)))
+    b = flatten(nnx.to_pure_dict(nnx.merge_state(fresh.state.trained, fresh.frozen)))
+    from rtsam_jax.weights import load_weights
+
+    stored = flatten(load_weights(weights, "test")[0])
+    assert set(a) - set(stored) == {CORNERS, "prompt_encoder.task_embed"}
+    for name, value in a.items():
+        np.testing.assert_array_equal(value, stored.get(name, b[name]), err_msg=name)
+
+
+def test_corners_may_start_as_a_positive_point() -> None:
+    built = build_with(model__corner_init="positive_point")
+    flat = flatten(nnx.to_pure_dict(built.state.trained))
+    corners, points = flat[CORNERS], flat["prompt_encoder.point_embed"]
+    np.testing.assert_array_equal(corners, np.stack([points[1], points[1]]))
+    assert not np.array_equal(corners[0], points[0])
+
+
+def test_the_state_lies_where_the_rules_say() -> None:
+    built = build_with()
+    for leaf in jax.tree.leaves((built.state, built.frozen)):
+        assert leaf.sharding.mesh == ONE and leaf.sharding.spec == PartitionSpec()
+        assert leaf.committed
+
+
+def test_shardings_follow_the_rules_for_moments_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = tuple(
+        rules.Rule(rule.pattern, rule.trained, PartitionSpec("data"))
+        if rule.pattern == "mask_decoder/"
+        else rule
+        for rule in rules.RULES
+    )
+    monkeypatch.setattr(rules, "RULES", changed)
+    cfg = tiny_config()
+    _, params = abstract_model(cfg, 3, ONE)
+    seen = {path_of(p): leaf.sharding.spec for p, leaf in _flat(params)}
+    for path, spec in seen.items():
+        assert (spec == PartitionSpec("data")) == path.startswith("mask_decoder/"), path
+    moments = jax.eval_shape(make_optimizer(cfg.optim, 4).init, params)
+    placed = jax.tree.leaves(parameter_shardings(ONE, moments))
+    sharded = sum(s.spec == PartitionSpec("data") for s in placed)
+    assert sharded == 2 * sum(p.startswith("mask_decoder") for p in seen)
+
+
+def _flat(state: nnx.State) -> Any:
+    return [(path, leaf.get_value()) for path, leaf in nnx.to_flat_state(state)]
+
+
+def test_a_seed_is_a_model() -> None:
+    first, same, other = (build_with(seed=seed) for seed in (0, 0, 1))
+    equal = [
+        np.array_equal(a, b)
+        for a, b in zip(*(jax.tree.leaves(x.state.trained) for x in (first, same)), strict=True)
+    ]
+    assert all(equal)
+    embed = [
+        flatten(nnx.to_pure_dict(x.state.trained))["prompt_encoder.task_embed"]
+        for x in (first, other)
+    ]
+    assert not np.array_equal(*embed)
+
+
+def test_without_the_task_there_is_no_task_parameter() -> None:
+    built = build_with(prompt__task="none")
+    assert "prompt_encoder/task_embed" not in paths(built.state.trained)
+    assert "prompt_encoder/task_embed" in paths(build_with().state.trained)
+
+
+@pytest.mark.parametrize(("data", "batch"), [(2, 4), (0, 4), (-2, 4)])
+def test_a_mesh_that_does_not_fit(data: int, batch: int) -> None:
+    with pytest.raises(errors.ConfigError, match="config.mesh.data"):
+        make_mesh(MeshConfig(data=data), batch)

@@ -1,0 +1,108 @@
+"""The step: in place, and nothing frozen moves or costs a backward pass."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from flax import nnx
+
+from rtsam_jax.training.rules import path_of
+from rtsam_jax.training.sharding import shard_batch
+from rtsam_jax.training.step import make_train_step
+from tests.tiny import tiny_config
+from tests.training.conftest import Training, copied
+
+
+def run(training: Training, steps: int, start: int = 0):
+    built, metrics = training.build(), []
+    state, batches = built.state, training.batches()
+    for i in range(start, start + steps):
+        with jax.set_mesh(training.mesh):  # as in the loop, so that both use one compilation
+            state, out = training.step(state, built.frozen, shard_batch(training.mesh, batches[i]))
+        metrics.append(jax.device_get(out))
+    return built, state, metrics
+
+
+def test_the_state_is_donated(training: Training) -> None:
+    built = training.build()
+    batch = shard_batch(training.mesh, training.batches()[0])
+    with jax.set_mesh(training.mesh):
+        training.step(built.state, built.frozen, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(built.state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((built.frozen, batch)))
+
+
+def test_steps_count_and_differ(training: Training) -> None:
+    _, state, metrics = run(training, 3)
+    assert int(state.step) == 3
+    losses = [float(m.loss) for m in metrics]
+    assert np.isfinite(losses).all() and len(set(losses)) == 3
+    for m in metrics:
+        assert m.case_loss.shape == (training.cfg.batch_size,)
+        np.testing.assert_allclose(m.loss, m.case_loss.mean(), rtol=1e-6)
+        assert m.grad_norm > 0 and 0 <= m.dice_fixed <= 1 and 0 <= m.dice_clicked <= 1
+
+
+def test_the_loss_falls_on_one_batch(training: Training) -> None:
+    built = training.build()
+    state, batch = built.state, shard_batch(training.mesh, training.batches()[0])
+    losses = []
+    for _ in range(25):
+        with jax.set_mesh(training.mesh):
+            state, metrics = training.step(state, built.frozen, batch)
+        losses.append(float(metrics.loss))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_clicks_derive_from_the_step(training: Training) -> None:
+    """The same batch at another step draws other clicks, so only later passes differ."""
+    batch = shard_batch(training.mesh, training.batches()[0])
+    found = []
+    for number in (0, 0, 7):
+        built = training.build()
+        built.state.step = jax.device_put(np.int32(number), built.state.step.sharding)
+        with jax.set_mesh(training.mesh):
+            found.append(jax.device_get(training.step(built.state, built.frozen, batch)[1]))
+    first, same, later = found
+    assert first.loss == same.loss and first.dice_fixed == later.dice_fixed
+    assert first.loss != later.loss
+
+
+def test_frozen_parameters_stay_and_all_others_move(frozen_training: Training) -> None:
+    built = frozen_training.build()
+    before = copied((built.frozen, built.state.trained))
+    _, state, _ = run(frozen_training, 2)
+    after = copied((built.frozen, state.trained))
+    for path, leaf in nnx.to_flat_state(before[0]):
+        value = dict(nnx.to_flat_state(after[0]))[path].get_value()
+        np.testing.assert_array_equal(leaf.get_value(), value, err_msg=path_of(path))
+    trained = dict(nnx.to_flat_state(after[1]))
+    still = [
+        path_of(path)
+        for path, leaf in nnx.to_flat_state(before[1])
+        if np.array_equal(leaf.get_value(), trained[path].get_value())
+    ]
+    assert still == []
+
+
+def flops(training: Training, freeze: bool) -> float:
+    """Of a step lowered, not compiled."""
+    cfg = tiny_config(training.cfg.data.dataset, model__freeze_encoder=freeze)
+    cfg.model.checkpoint = training.cfg.model.checkpoint
+    built = Training(cfg, training.data, [], training.mesh, training.optimizer, None).build()
+    batch = shard_batch(training.mesh, training.batches()[0])
+    step = make_train_step(built.graphdef, training.optimizer, cfg)
+    cost = step.lower(built.state, built.frozen, batch).cost_analysis()
+    return float(cost["flops"])
+
+
+def test_a_frozen_encoder_costs_no_backward_pass(frozen_training: Training) -> None:
+    built = frozen_training.build()
+    model = nnx.merge(built.graphdef, built.state.trained, built.frozen)
+    graphdef, params = nnx.split(model)
+    image = frozen_training.batches()[0].image
+    encode = jax.jit(lambda params, image: nnx.merge(graphdef, params).encode(image))
+    forward = float(encode.lower(params, image).cost_analysis()["flops"])
+    saved = flops(frozen_training, freeze=False) - flops(frozen_training, freeze=True)
+    # A backward pass costs about two forward passes.
+    assert saved > 1.5 * forward
