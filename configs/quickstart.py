@@ -16,6 +16,8 @@ def get_config() -> ExperimentConfig:
     cfg.data.builder_cases = 90
     cfg.data.spacing_mm = 2.0  # 32 voxels: a crop of 64 mm around the dose box
     cfg.data.jitter = 3
+    cfg.data.flip_axes = (0, 1, 2)
+    cfg.data.intensity_jitter = 0.1
     cfg.model.preset = "cpu_xs"
     cfg.model.freeze_encoder = False
     cfg.click.iterations = 1
@@ -23,7 +25,9 @@ def get_config() -> ExperimentConfig:
     cfg.optim.lr = 1e-3
     cfg.optim.b2 = 0.98  # few steps: second moments have to settle sooner
     cfg.optim.warmup_steps = 20
-    cfg.optim.milestones = (0.75, 0.92)
-    cfg.steps = 800
-    cfg.checkpoint_every = 200
+    cfg.optim.milestones = (0.6, 0.75, 0.9)
+    cfg.optim.decay = 0.3
+    cfg.steps = 2000
+    cfg.log_every = 50
+    cfg.checkpoint_every = 500
     return cfg

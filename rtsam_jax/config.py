@@ -81,6 +81,9 @@ class DataConfig:
     builder_cases: int = 0  # cases the builder makes; 0 = its default
     spacing_mm: float = 1.0  # isotropic model grid (Sec. 4.1)
     jitter: int = 16  # voxels; random shift of the training crop, each way
+    # Reversed at random; 0 is left-right: only where neither task nor label names a side.
+    flip_axes: tuple[int, ...] = ()
+    intensity_jitter: float = 0.0  # largest random scale and shift, in standard deviations
     tasks: tuple[str, ...] = ()  # subset of the dataset's tasks; () = all
     train_split: str = "train"
     eval_split: str = "test"
@@ -171,6 +174,8 @@ class ExperimentConfig:
         need(0 < self.dose.tau < 1, "dose.tau", "between 0 and 1")
         need(self.data.spacing_mm > 0, "data.spacing_mm", "a positive length in mm")
         need(self.data.jitter >= 0, "data.jitter", "0 or more voxels")
+        need(set(self.data.flip_axes) <= {0, 1, 2}, "data.flip_axes", "axes among 0, 1, 2")
+        need(0 <= self.data.intensity_jitter < 1, "data.intensity_jitter", "from 0 to below 1")
         need(bool(self.data.dataset), "data.dataset", "the folder of a dataset.json")
         need(self.click.iterations >= 0, "click.iterations", "0 or more")
         need(self.click.per_iteration >= 1, "click.per_iteration", "at least 1")

@@ -63,6 +63,8 @@ def run(cfg: ExperimentConfig) -> Built:
             jitter=cfg.data.jitter,
             batch_size=cfg.batch_size,
             seed=cfg.seed,
+            flip_axes=cfg.data.flip_axes,
+            intensity_jitter=cfg.data.intensity_jitter,
         )
         built = train(
             built,

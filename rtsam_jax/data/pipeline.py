@@ -119,18 +119,33 @@ def crop(case: Neighbourhood, case_id: int, origin: np.ndarray, size: int) -> Sa
 
 
 def training_batches(
-    cases: Sequence[Neighbourhood], *, size: int, jitter: int, batch_size: int, seed: int
+    cases: Sequence[Neighbourhood],
+    *,
+    size: int,
+    jitter: int,
+    batch_size: int,
+    seed: int,
+    flip_axes: Sequence[int] = (),
+    intensity_jitter: float = 0.0,
 ) -> grain.MapDataset:
     """An endless dataset of batches; `[step]` is random access, iteration prefetches.
 
     Every epoch visits each case once in a new order; its crop is one of those that prediction
-    would take, shifted by up to `jitter` voxels along each axis.
+    would take, shifted by up to `jitter` voxels along each axis, each of `flip_axes` reversed with
+    probability one half, and its intensities scaled and shifted by up to `intensity_jitter`.
     """
 
     def draw(case_id: int, rng: np.random.Generator) -> Sample:
         case = cases[case_id]
         origin = case.origins[rng.integers(len(case.origins))]
-        return crop(case, case_id, origin + rng.integers(-jitter, jitter + 1, size=3), size)
+        sample = crop(case, case_id, origin + rng.integers(-jitter, jitter + 1, size=3), size)
+        flipped = tuple(axis for axis in flip_axes if rng.integers(2))
+        scale, shift = rng.uniform(-intensity_jitter, intensity_jitter, size=2)
+        return sample._replace(
+            image=np.flip(sample.image, flipped) * np.float32(1 + scale) + np.float32(shift),
+            label=np.flip(sample.label, flipped),
+            roi=np.flip(sample.roi, flipped),
+        )
 
     return (
         grain.MapDataset.range(len(cases))

@@ -167,3 +167,29 @@ def test_a_scan_of_two_tasks_is_read_once(
     ce, crn = found[1], found[2]
     assert ce.image is crn.image and ce.roi is crn.roi
     assert not np.array_equal(ce.label, crn.label)
+
+
+def test_flips_and_intensities_are_drawn_and_move_image_label_and_roi_together() -> None:
+    plain = batches_of(FIVE, jitter=0)
+    flipped = training_batches(
+        FIVE, size=8, jitter=0, batch_size=2, seed=0, flip_axes=(0, 2), intensity_jitter=0.2
+    )
+    seen = set()
+    for i in range(12):
+        a, b = plain[i], flipped[i]
+        assert same(a.case_id, b.case_id)
+        for k in range(2):
+            ways = {
+                axes: np.flip(a.label[k], axes)
+                for axes in [(), (0,), (2,), (0, 2)]
+                if np.array_equal(np.flip(a.label[k], axes), b.label[k])
+            }
+            assert len(ways) == 1  # one of the four, and never along axis 1
+            axes = next(iter(ways))
+            seen.add(axes)
+            assert np.array_equal(np.flip(a.roi[k], axes), b.roi[k])
+            expected = np.flip(a.image[k], axes).ravel()
+            scale, shift = np.polyfit(expected, b.image[k].ravel(), 1)
+            assert np.allclose(scale * expected + shift, b.image[k].ravel(), atol=1e-3)
+            assert abs(scale - 1) <= 0.2 and abs(shift) <= 0.2 + 1e-3
+    assert seen == {(), (0,), (2,), (0, 2)}
