@@ -22,8 +22,12 @@ def get_config() -> ExperimentConfig:
     cfg.model.freeze_encoder = False
     cfg.click.iterations = 1
     cfg.optim.lr = 1e-3
+    cfg.optim.b2 = 0.98  # few steps: second moments have to settle sooner
     cfg.optim.warmup_steps = 50
     cfg.optim.clip_norm = 1.0
-    cfg.steps = 600
-    cfg.checkpoint_every = 100
+    cfg.optim.milestones = (0.6, 0.75, 0.9)
+    cfg.optim.decay = 0.3
+    cfg.steps = 2000
+    cfg.log_every = 50
+    cfg.checkpoint_every = 250
     return cfg
