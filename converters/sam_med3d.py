@@ -27,8 +27,15 @@ import numpy as np
 from flax import nnx
 
 from converters.sam_med3d_table import OWN_REASON, SKIPPED_KEYS, TABLE, Rule
-from converters.torch_files import read_state_dict, write_state_dict
-from rtsam_jax.errors import CheckpointError, MissingFile, OutputExists, PresetMismatch, run_command
+from converters.torch_files import load_torch, read_state_dict, write_state_dict
+from rtsam_jax.errors import (
+    CheckpointError,
+    MissingFile,
+    OutputExists,
+    PresetMismatch,
+    RTSamError,
+    run_command,
+)
 from rtsam_jax.models.presets import PRESETS, get_spec
 from rtsam_jax.models.sam3d import SAM3D
 from rtsam_jax.weights import (
@@ -36,7 +43,6 @@ from rtsam_jax.weights import (
     flatten,
     load_weights,
     model_variables,
-    read_meta,
     save_weights,
 )
 
@@ -211,7 +217,13 @@ def to_torch(params: Mapping[str, np.ndarray], preset: str) -> tuple[dict[str, n
 
 
 def convert_file(source: Path, folder: Path, preset: str, *, force: bool = False) -> Report:
-    """`INPUT.pth` -> a weights folder with `model.json` and `report.json`."""
+    """`INPUT.pth` -> a weights folder with `model.json` and `report.json`.
+
+    Raises:
+        MissingFile: no such file.
+        OutputExists: the folder is there and does not hold these very weights.
+        RTSamError: see `read_state_dict`, `to_flax` and `save_weights`.
+    """
     get_spec(preset)
     if not source.is_file():
         raise MissingFile(f"The PyTorch checkpoint {source} does not exist.")
@@ -240,7 +252,14 @@ def convert_file(source: Path, folder: Path, preset: str, *, force: bool = False
 
 
 def export_file(folder: Path, target: Path, *, force: bool = False) -> Report:
-    """A weights folder -> `OUTPUT.pth`, which the original loads strictly."""
+    """A weights folder -> `OUTPUT.pth`, which the original loads strictly.
+
+    Raises:
+        OutputExists: the file is there, or a folder of that name.
+        RTSamError: see `load_weights`, `to_torch` and `write_state_dict`.
+    """
+    if target.is_dir():
+        raise OutputExists(f"{target} is a folder; give the name of a .pth file.")
     if target.exists() and not force:
         raise OutputExists(f"{target} exists already; give another file, or --force.")
     nested, meta = load_weights(folder, None)
@@ -262,9 +281,9 @@ def parameter_count(params: Mapping[str, np.ndarray]) -> int:
 
 
 def _same_source(folder: Path, digest: str, preset: str) -> bool:
-    try:
-        provenance = read_meta(folder).get("provenance", {})
-    except CheckpointError:
+    try:  # all of it: what is damaged must not be said to be there
+        provenance = load_weights(folder, preset)[1].get("provenance", {})
+    except RTSamError:
         return False
     wanted = {"sha256": digest, "preset": preset, "tool": TOOL, "tool_version": _version()}
     return {key: provenance.get(key) for key in wanted} == wanted
@@ -290,10 +309,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("input", type=Path, help=".pth file; with --to-torch a weights folder")
     parser.add_argument("output", type=Path, help="weights folder; with --to-torch a .pth file")
-    parser.add_argument("--preset", default="vit_b_ori", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="vit_b_ori")
     parser.add_argument("--to-torch", action="store_true", help="write a PyTorch file")
     parser.add_argument("--force", action="store_true", help="replace what is at output")
     options = parser.parse_args(arguments)
+    load_torch()  # may be missing: said before anything is read
     jax.config.update("jax_platforms", "cpu")  # arrays are only moved; leave accelerators alone
     if options.to_torch:
         report = export_file(options.input, options.output, force=options.force)

@@ -10,13 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from rtsam_jax.errors import CheckpointError, MissingFile, UnreadableFile
+from rtsam_jax.errors import CheckpointError, ExtraMissing, MissingFile, UnreadableFile
 
 STATE_KEYS = ("model_state_dict", "state_dict")
 DATA_PARALLEL = "module."  # DistributedDataParallel's prefix
 _TRAINING_STATE = "state of the run that trained the source, not weights"
+
+
+def load_torch() -> Any:
+    """The package `torch`; `ExtraMissing` where it is not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ExtraMissing(
+            f"PyTorch files cannot be read or written ({error}); install torch with "
+            f"pip install -e '.[convert]'."
+        ) from error
+    return torch
 
 
 def read_state_dict(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
@@ -29,6 +40,7 @@ def read_state_dict(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str], 
         MissingFile: no such file.
         UnreadableFile: truncated, corrupt, or not a PyTorch file.
         CheckpointError: it asks for other classes than tensors, or holds no state dict.
+        ExtraMissing: torch is not installed.
     """
     content = _load(file)
     if not isinstance(content, dict):
@@ -45,12 +57,18 @@ def read_state_dict(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str], 
 
 
 def write_state_dict(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes `{"model_state_dict": ...}`, the form in which the original loads weights."""
+    """Writes `{"model_state_dict": ...}`, the form in which the original loads weights.
+
+    Raises:
+        ExtraMissing: torch is not installed.
+    """
+    torch = load_torch()
     tensors = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
     torch.save({"model_state_dict": tensors}, file)
 
 
 def _arrays(file: Path, state: dict[Any, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
+    torch = load_torch()
     arrays: dict[str, np.ndarray] = {}
     prefixed, cast = 0, 0
     for name, tensor in state.items():
@@ -60,6 +78,9 @@ def _arrays(file: Path, state: dict[Any, Any]) -> tuple[dict[str, np.ndarray], l
                 f"{name} in {file} is {kind}, but a state dict of SAM-Med3D holds floating-point "
                 f"tensors, bare or under one of {', '.join(STATE_KEYS)}."
             )
+        if tensor.layout != torch.strided or tensor.is_meta:
+            kind = "without values" if tensor.is_meta else f"stored as {tensor.layout}"
+            raise CheckpointError(f"{name} in {file} is {kind}; save it as a dense tensor.")
         key = str(name).removeprefix(DATA_PARALLEL)
         if key in arrays:
             raise CheckpointError(f"{key} occurs with and without {DATA_PARALLEL!r} in {file}.")
@@ -77,6 +98,7 @@ def _arrays(file: Path, state: dict[Any, Any]) -> tuple[dict[str, np.ndarray], l
 def _load(file: Path) -> Any:
     if not file.is_file():
         raise MissingFile(f"The PyTorch checkpoint {file} does not exist.")
+    torch = load_torch()
     try:
         # Published files keep their command line in an argparse.Namespace: the one class let in.
         with torch.serialization.safe_globals([argparse.Namespace]):

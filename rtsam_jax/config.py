@@ -111,6 +111,7 @@ class MeshConfig:
     """Devices. The batch is sharded over `data`."""
 
     data: int = -1  # -1: all devices
+    cpu_devices: int = 0  # > 0: the CPU counts as so many; a small model keeps its cores busier
 
 
 @dataclass
@@ -172,11 +173,14 @@ class ExperimentConfig:
         need(self.steps > 0 or self.epochs > 0, "epochs", "positive where steps is 0")
         need(self.figures >= 0, "figures", "0 or more")
         need(0 < self.dose.tau < 1, "dose.tau", "between 0 and 1")
-        need(self.data.spacing_mm > 0, "data.spacing_mm", "a positive length in mm")
+        need(0 < self.data.spacing_mm < float("inf"), "data.spacing_mm", "a positive length in mm")
         need(self.data.jitter >= 0, "data.jitter", "0 or more voxels")
-        need(set(self.data.flip_axes) <= {0, 1, 2}, "data.flip_axes", "axes among 0, 1, 2")
+        axes = set(self.data.flip_axes)
+        distinct = axes <= {0, 1, 2} and len(axes) == len(self.data.flip_axes)
+        need(distinct, "data.flip_axes", "distinct axes among 0, 1, 2")
         need(0 <= self.data.intensity_jitter < 1, "data.intensity_jitter", "from 0 to below 1")
         need(bool(self.data.dataset), "data.dataset", "the folder of a dataset.json")
+        need(self.mesh.cpu_devices >= 0, "mesh.cpu_devices", "0 or more")
         need(self.click.iterations >= 0, "click.iterations", "0 or more")
         need(self.click.per_iteration >= 1, "click.per_iteration", "at least 1")
         need(0 < self.optim.lr < float("inf"), "optim.lr", "positive")
@@ -186,10 +190,10 @@ class ExperimentConfig:
             need(0 <= getattr(self.optim, name) < 1, f"optim.{name}", "from 0 to below 1")
         need(self.prompt.task_tokens >= 1, "prompt.task_tokens", "at least 1")
         need(
-            list(self.optim.milestones) == sorted(self.optim.milestones)
+            list(self.optim.milestones) == sorted(set(self.optim.milestones))
             and all(0 < m < 1 for m in self.optim.milestones),
             "optim.milestones",
-            "increasing shares of all steps between 0 and 1",
+            "strictly increasing shares of all steps between 0 and 1",
         )
         passes = 1 + self.click.iterations
         need(

@@ -159,7 +159,10 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(error.exit_status)
 
 
-_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+_REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # a file in a folder's place, or the reverse
+)
 
 
 def _refused(cause: OSError) -> NotWritable | None:

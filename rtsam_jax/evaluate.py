@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from rtsam_jax.config import ExperimentConfig, MeshConfig
+from rtsam_jax.data.cases import Case
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import ConfigError, run_command
 from rtsam_jax.evaluation.held_out import MODEL, evaluate_held_out
@@ -44,16 +46,44 @@ def load_predictor(cfg: ExperimentConfig, tasks: Sequence[str]) -> CropPredictor
     return make_crop_predictor(graphdef, params, cfg)
 
 
+def check_shuffle(cfg: ExperimentConfig, tasks: Sequence[str]) -> None:
+    """Raises `ConfigError` where another task's prompt cannot be given."""
+    if len(tasks) < 2 or cfg.prompt.task == "none":
+        reason = f"knows only the task {tasks[0]}" if len(tasks) < 2 else "has no task prompt"
+        raise ConfigError(f"{cfg.out_dir} {reason}; leave out --shuffle-task.")
+
+
+def check_same_cases(
+    cases: Sequence[Case], other: Sequence[CaseMetrics], names: tuple[str, str]
+) -> None:
+    """Raises `ConfigError` where two runs are not scored on the same cases, tasks and patients.
+
+    Args:
+        cases: those of the first run that have a label, or more.
+        other: what was found for the second.
+        names: of both.
+    """
+    ours = Counter((case.id, case.task, case.patient) for case in cases if case.label is not None)
+    theirs = Counter((case.case, case.task, case.patient) for case in other)
+    odd = sorted({case for case, _, _ in (ours - theirs) + (theirs - ours)})
+    if odd:
+        raise ConfigError(
+            f"{names[0]} and {names[1]} are not scored on the same cases ({len(odd)} differ: "
+            f"{', '.join(odd[:4])}{', ...' if odd[4:] else ''}); evaluate both on the same "
+            f"dataset, tasks and split."
+        )
+
+
 def compare(own: list[CaseMetrics], other: list[CaseMetrics], names: tuple[str, str]) -> str:
-    """A table of mean Dice differences (own - other) per task and over all, with intervals."""
-    ids = {metrics.case for metrics in own} & {metrics.case for metrics in other}
-    if not ids:
-        raise ConfigError(f"{names[0]} and {names[1]} were not scored on any common case.")
+    """A table of mean Dice differences (own - other) per task and over all, with intervals.
+
+    Both lists are of the same cases; see `check_same_cases`.
+    """
     rows = []
     tasks = list(dict.fromkeys(metrics.task for metrics in own))
     for label, wanted in [*((task, {task}) for task in tasks), ("all", set(tasks))]:
-        a = [m for m in own if m.case in ids and m.task in wanted]
-        b = [m for m in other if m.case in ids and m.task in wanted]
+        a = [m for m in own if m.task in wanted]
+        b = [m for m in other if m.task in wanted]
         if a:
             difference = paired_bootstrap(a, b, "dice")
             interval = f"{difference.low:+.3f} to {difference.high:+.3f}"
@@ -75,16 +105,19 @@ def main() -> None:
         cfg.data.eval_split, cfg.data.inner_folds, cfg.data.inner_fold = arguments.split, 0, -1
     cfg.evaluate = True  # so that a split without cases is an error
     data = load_run_data(cfg)
+    if arguments.shuffle_task:
+        check_shuffle(cfg, data.tasks)
     other = None
+    names = (arguments.run.name, arguments.against.name) if arguments.against else ("", "")
     if arguments.against:
         other = read_cases(arguments.against / "evaluation" / data.held_out_name / "cases.csv")
+        check_same_cases(data.held_out, other, names)
     predict = load_predictor(cfg, data.tasks)
     training = prepare_training(cfg, data)
     found = evaluate_held_out(
         cfg, data, predict, training, arguments.run, shuffle_task=arguments.shuffle_task
     )
     if other is not None:
-        names = (arguments.run.name, arguments.against.name)
         print("\n" + compare(found[MODEL], other, names))
 
 

@@ -6,6 +6,7 @@ Trains, checkpoints, and scores the held-out cases. The same command resumes a r
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.pipeline import batches_from, training_batches
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import run_command
+from rtsam_jax.evaluation.check import check_held_out
 from rtsam_jax.evaluation.held_out import evaluate_held_out
 from rtsam_jax.evaluation.inference import make_crop_predictor
 from rtsam_jax.flags import parse_config
@@ -25,7 +27,13 @@ from rtsam_jax.optim import learning_rate, make_optimizer
 from rtsam_jax.report.figures import plot_curves
 from rtsam_jax.training.checkpoint import RunCheckpoints, check_tasks, write_model_json
 from rtsam_jax.training.loop import train
-from rtsam_jax.training.run import environment, open_run_folder, prepare_training, total_steps
+from rtsam_jax.training.run import (
+    environment,
+    has_steps,
+    open_run_folder,
+    prepare_training,
+    total_steps,
+)
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import Built, build
 from rtsam_jax.training.step import make_train_step
@@ -39,58 +47,59 @@ def run(cfg: ExperimentConfig) -> Built:
     steps = total_steps(cfg, len(data.train))
     optimizer = make_optimizer(cfg.optim, steps)
     built = build(cfg, len(data.tasks), optimizer, mesh)
-    folder = open_run_folder(cfg)
-    if (folder / "model.json").exists():
-        check_tasks(folder, data.tasks)
-    write_model_json(folder, {"tasks": data.tasks, "preset": cfg.model.preset, **environment()})
-    parameters = sum(x.size for x in jax.tree.leaves(built.state.trained))
-    print(
-        f"{data.dataset.name} ({data.dataset.kind}): {len(data.train)} training cases, "
-        f"{len(data.held_out)} held out ({data.held_out_name}), tasks {', '.join(data.tasks)}\n"
-        f"{cfg.model.preset}: {parameters:,} trained parameters; {steps} steps of "
-        f"{cfg.batch_size} on {mesh.size} x {jax.devices()[0].platform}; run folder {folder}",
-        flush=True,
-    )
-    cases = prepare_training(cfg, data)
-    checkpoints = RunCheckpoints(folder, keep=cfg.keep_checkpoints)
-    try:
-        if checkpoints.latest_step is not None:
-            built = checkpoints.restore(built)
-            print(f"resuming at step {int(built.state.step)}", flush=True)
-        dataset = training_batches(
-            cases,
-            size=spec.image_size,
-            jitter=cfg.data.jitter,
-            batch_size=cfg.batch_size,
-            seed=cfg.seed,
-            flip_axes=cfg.data.flip_axes,
-            intensity_jitter=cfg.data.intensity_jitter,
+    with open_run_folder(cfg, [case.id for case in data.train]) as folder:
+        if has_steps(folder) and (folder / "model.json").exists():
+            check_tasks(folder, data.tasks)
+        write_model_json(folder, {"tasks": data.tasks, "preset": cfg.model.preset, **environment()})
+        parameters = sum(x.size for x in jax.tree.leaves(built.state.trained))
+        print(
+            f"{data.dataset.name} ({data.dataset.kind}): {len(data.train)} training cases, "
+            f"{len(data.held_out)} held out ({data.held_out_name}), tasks {', '.join(data.tasks)}\n"
+            f"{cfg.model.preset}: {parameters:,} trained parameters; {steps} steps of "
+            f"{cfg.batch_size} on {mesh.size} x {jax.devices()[0].platform}; run folder {folder}",
+            flush=True,
         )
-        built = train(
-            built,
-            make_train_step(built.graphdef, optimizer, cfg),
-            partial(batches_from, dataset),
-            cfg,
-            steps=steps,
-            mesh=mesh,
-            case_names=[case.id for case in data.train],
-            schedule=learning_rate(cfg.optim, steps),
-            checkpoints=checkpoints,
-        )
-    finally:
-        checkpoints.close()
-    if jax.process_index() == 0:
-        plot_curves(folder / "metrics.jsonl", folder / "figures" / "curves.png")
-        if cfg.evaluate and data.held_out:
-            params = nnx.merge_state(built.state.trained, built.frozen)
-            predict = make_crop_predictor(built.graphdef, params, cfg)
-            evaluate_held_out(cfg, data, predict, cases, Path(folder))
-    return built
+        if cfg.evaluate:
+            check_held_out(data.held_out, cfg.data.spacing_mm)
+        cases = prepare_training(cfg, data)
+        with closing(RunCheckpoints(folder, keep=cfg.keep_checkpoints)) as checkpoints:
+            if checkpoints.latest_step is not None:
+                built = checkpoints.restore(built)
+                print(f"resuming at step {int(built.state.step)}", flush=True)
+            dataset = training_batches(
+                cases,
+                size=spec.image_size,
+                jitter=cfg.data.jitter,
+                batch_size=cfg.batch_size,
+                seed=cfg.seed,
+                flip_axes=cfg.data.flip_axes,
+                intensity_jitter=cfg.data.intensity_jitter,
+            )
+            built = train(
+                built,
+                make_train_step(built.graphdef, optimizer, cfg),
+                partial(batches_from, dataset),
+                cfg,
+                steps=steps,
+                mesh=mesh,
+                case_names=[case.id for case in data.train],
+                schedule=learning_rate(cfg.optim, steps),
+                checkpoints=checkpoints,
+            )
+        if jax.process_index() == 0:
+            plot_curves(folder / "metrics.jsonl", folder / "figures" / "curves.png")
+            if cfg.evaluate and data.held_out:
+                params = nnx.merge_state(built.state.trained, built.frozen)
+                predict = make_crop_predictor(built.graphdef, params, cfg)
+                evaluate_held_out(cfg, data, predict, cases, Path(folder))
+        return built
 
 
 def main() -> None:
     """Entry point of the command."""
     cfg = parse_config(sys.argv, usage=__doc__ or "")
+    if cfg.mesh.cpu_devices:  # before the first use of a device
+        jax.config.update("jax_num_cpu_devices", cfg.mesh.cpu_devices)
     # grain reads flags of absl's global set; a program without absl.app must mark them parsed.
     grain.config.update("py_debug_mode", False)
     run(cfg)

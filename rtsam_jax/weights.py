@@ -12,10 +12,16 @@ indices are integers), of float32 NumPy arrays; `flatten` gives them dotted name
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
+import logging
 import shutil
+import sys
+import time
 import uuid
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +79,52 @@ def model_variables(model: nnx.Module) -> dict[str, nnx.Variable[Any]]:
     }
 
 
+class ReadFailed(Exception):
+    """What Orbax or TensorStore said of a failed read, in short."""
+
+
+def read_quietly(read: Callable[[], Any]) -> Any:
+    """Calls Orbax to read something, and keeps a failure to one exception.
+
+    When one array cannot be read, Orbax abandons the other reads and closes their event loop: each
+    would be printed, by asyncio, absl and Python as it is collected, and by TensorStore's threads
+    as it ends. After a failure they are waited for here, unheard; then all is as it was.
+
+    Raises:
+        ReadFailed: `read` raised anything; without its frames, since those keep the reads alive.
+    """
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    sys.unraisablehook = lambda raised: (
+        None if str(raised.exc_value) == "Event loop is closed" else hook(raised)
+    )
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            try:
+                return read()
+            except Exception as error:  # of many kinds
+                reason = _reason(error)
+            for _ in range(50):  # at most some seconds
+                gc.collect()
+                if not any(issubclass(type(thing), asyncio.Task) for thing in gc.get_objects()):
+                    break
+                time.sleep(0.1)
+    finally:
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    raise ReadFailed(reason)
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:  # the outer ones only list Orbax's handlers
+        error = error.__cause__
+    return " ".join(str(error).split()).rstrip(".")[:160] or type(error).__name__
+
+
 def save_weights(
     folder: Path,
     params: Mapping[Any, Any],
@@ -84,17 +136,17 @@ def save_weights(
     """Writes weights and what is known of them; the folder appears whole or not at all.
 
     Args:
-        folder: must not exist, unless `overwrite` and it is a checkpoint (or empty).
+        folder: must not exist, unless `overwrite` and it holds nothing else than is written here.
         params: nested as the model's state, or flat with dotted names.
         meta: at least `preset`; goes to `model.json` with the schema version.
         documents: more JSON files to put beside it, by file name.
         overwrite: replace a checkpoint of the same name.
 
     Raises:
-        OutputExists: the folder is there.
+        OutputExists: the folder is there, or holds something else.
     """
     folder = Path(folder).absolute()
-    _check_free(folder, overwrite)
+    _check_free(folder, overwrite, {MODEL_FILE, PARAMS_FOLDER, *(documents or {})})
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     partial.mkdir()
@@ -117,16 +169,16 @@ def save_weights(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def _check_free(folder: Path, overwrite: bool, own: set[str]) -> None:
     if not folder.exists():
         return
     if not overwrite:
         raise OutputExists(f"{folder} exists already; choose another folder or overwrite it.")
-    # Overwriting deletes: never anything but a checkpoint.
-    ours = folder.is_dir() and ((folder / MODEL_FILE).is_file() or not any(folder.iterdir()))
-    if not ours:
+    # Overwriting deletes: never anything but a checkpoint, so not a run's folder either.
+    strange = {p.name for p in folder.iterdir()} - own if folder.is_dir() else {"a file"}
+    if strange:
         raise OutputExists(
-            f"{folder} exists and is not a checkpoint (no {MODEL_FILE}), so it is not overwritten; "
+            f"{folder} exists and is not a checkpoint ({min(strange)}), so it is not overwritten; "
             "choose another folder."
         )
 
@@ -149,6 +201,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         MissingFile: no such folder.
         CheckpointIncomplete: the folder has no `model.json`, which is written last.
         UnreadableFile: `model.json` is not JSON of this schema.
+        CheckpointError: it describes something else than plain weights, such as a run.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -162,11 +215,18 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads(file.read_text())
     except (ValueError, OSError) as error:
-        raise UnreadableFile(f"{file} is not readable JSON: {error}.") from error
+        raise UnreadableFile(
+            f"{file} is not readable JSON ({error}); write the folder again."
+        ) from error
     if not isinstance(meta, dict) or meta.get("schema") != SCHEMA_VERSION or "preset" not in meta:
         raise UnreadableFile(
             f"{file} is not a model description of schema {SCHEMA_VERSION} with a preset; "
             "write the checkpoint again with this version."
+        )
+    if (kind := meta.get("kind", "run")) != "weights":
+        raise CheckpointError(
+            f"{folder} holds a {kind}, not plain weights; give a folder that "
+            "converters.sam_med3d has written."
         )
     return meta
 
@@ -182,7 +242,8 @@ def load_weights(folder: Path, preset: str | None) -> tuple[dict[Any, Any], dict
         Nested float32 arrays and the content of `model.json`.
 
     Raises:
-        MissingFile, CheckpointIncomplete, UnreadableFile: see `read_meta`.
+        MissingFile, UnreadableFile, CheckpointError: see `read_meta`.
+        CheckpointIncomplete: arrays are missing or damaged.
         PresetMismatch: the weights are of another preset.
     """
     folder = Path(folder).absolute()
@@ -193,17 +254,12 @@ def load_weights(folder: Path, preset: str | None) -> tuple[dict[Any, Any], dict
             f"set config.model.preset to {meta['preset']!r} or give another checkpoint."
         )
     params = folder / PARAMS_FOLDER
-    try:  # Orbax and TensorStore raise many kinds of error
-        ocp.metadata(params)
-    except Exception as error:
-        raise CheckpointIncomplete(
-            f"{params} is not a complete Orbax checkpoint; write {folder} again."
-        ) from error
     try:
-        arrays = flatten(ocp.load(params))
-    except Exception as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UnreadableFile(f"The arrays in {params} cannot be read: {reason}") from error
+        arrays = flatten(read_quietly(lambda: ocp.load(params)))
+    except ReadFailed as error:
+        raise CheckpointIncomplete(
+            f"the arrays in {params} are damaged or incomplete; write {folder} again."
+        ) from error
     return nest({name: np.asarray(leaf) for name, leaf in arrays.items()}), meta
 
 

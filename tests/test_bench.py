@@ -95,6 +95,21 @@ def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ExtraMissing, match=r"pip install -e '\.\[test\]'.*--rival none"):
         rival.RivalSide(ExperimentConfig())
+    with pytest.raises(ExtraMissing):
+        bench.run_bench([], "vit_b_ori", 1, 1, "medim")
+
+
+def test_by_default_a_missing_rival_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(_: object) -> None:
+        raise ExtraMissing("no module named medim; install it.")
+
+    monkeypatch.setattr(bench, "RivalSide", missing)
+    assert bench._rival_sides(ExperimentConfig(), "auto") == []
+    assert "Timing this project alone: no module named medim" in capsys.readouterr().out
+    with pytest.raises(ExtraMissing):
+        bench._rival_sides(ExperimentConfig(), "medim")
 
 
 def test_the_rival_minimises_the_same_loss() -> None:

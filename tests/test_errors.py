@@ -41,7 +41,9 @@ def test_a_command_prints_one_line(kind: type, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == f"error[{kind.code}]: the thing is wrong; mend it.\n"
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR])
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EEXIST]
+)
 def test_a_place_that_refuses(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         raise OSError(number, "no such luck", "runs/there")

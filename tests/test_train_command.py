@@ -171,6 +171,40 @@ def test_a_finished_run_is_only_evaluated_again(place: Path) -> None:
     assert steps_of(place / "again") == list(range(1, STEPS + 1))
 
 
+def test_a_cpu_as_two_devices(place: Path) -> None:
+    """Trained on a mesh of two, evaluated there, and evaluated again on one."""
+    options = ["--config.mesh.cpu_devices=2", "--config.steps=2"]
+    result = train(place, "split", *options)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "2 steps of 2 on 2 x cpu" in result.stdout
+    assert len(json.loads((place / "split" / "run.json").read_text())["devices"]) == 2
+    table = place / "split" / "evaluation" / "test" / "cases.csv"
+    first = table.read_text()
+    result = run_module("evaluate", "--run", "split", cwd=place)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert table.read_text() == first
+
+
+def test_a_bad_held_out_case_stops_a_run_before_its_first_step(
+    place: Path, tiny_dataset: Path
+) -> None:
+    """Then another setting may be given for the same folder."""
+    shutil.copytree(tiny_dataset, place / "dataset")
+    label = place / "dataset" / "p4_ce_label.nii.gz"
+    content = label.read_bytes()
+    label.write_bytes(content[:-50])
+    options = [f"--config.data.dataset={place / 'dataset'}", "--config.steps=2"]
+    result = train(place, "mended", *options)
+    assert result.returncode == 3 and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error[unreadable_file]: The label ")
+    assert str(label) in result.stderr and steps_of(place / "mended") == []
+    label.write_bytes(content)
+    result = train(place, "mended", *options, "--config.dose.tau=0.6")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads((place / "mended" / "run.json").read_text())["config"]["dose"]["tau"] == 0.6
+    assert steps_of(place / "mended") == [1, 2]
+
+
 def test_other_settings_in_the_same_folder(place: Path) -> None:
     result = train(place, "whole", "--config.optim.lr=0.5")
     assert result.returncode == 3
@@ -203,9 +237,14 @@ def test_evaluate(place: Path) -> None:
     [
         (["--split", "tset"], "split_invalid"),
         (["--against", "nowhere"], "missing_file"),
+        (["--against", "fewer"], "config_invalid"),
     ],
 )
 def test_evaluate_with_a_mistake(place: Path, options: list[str], code: str) -> None:
+    fewer = place / "fewer" / "evaluation" / "test"
+    fewer.mkdir(parents=True, exist_ok=True)
+    rows = (place / "whole" / "evaluation" / "test" / "cases.csv").read_text().splitlines(True)
+    (fewer / "cases.csv").write_text("".join(rows[:-1]))
     result = run_module("evaluate", "--run", "whole", *options, cwd=place)
     assert result.stderr.splitlines()[-1].startswith(f"error[{code}]: ")
     assert "Traceback" not in result.stderr

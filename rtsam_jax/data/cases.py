@@ -25,6 +25,7 @@ Scalar = str | int | float | bool
 
 # Ids and task names become parts of file names in caches, tables and figures.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_RESERVED = "all"  # heads the row over every task in the tables (rtsam_jax.metrics.summary)
 _DATASET_FIELDS = ("schema", "name", "kind", "description", "tasks", "cases")
 _TASK_FIELDS = ("modality", "title")
 _CASE_REQUIRED = ("id", "patient", "task", "image", "dose")
@@ -186,6 +187,8 @@ def _parse_tasks(entries: Any, path: Path) -> tuple[TaskInfo, ...]:
         where = f"{path}: task {name!r}"
         if not _NAME.fullmatch(name):
             _fail(where, "name", "letters, digits, '.', '_' and '-' only")
+        if name == _RESERVED:
+            _fail(where, "name", "another, since tables call the row over all tasks so")
         if not isinstance(entry, dict):
             raise DatasetSchemaError(f"{where} must be an object with {_TASK_FIELDS}.")
         _check_fields(entry, _TASK_FIELDS, _TASK_FIELDS, where)

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 
 from rtsam_jax.errors import MissingFile, NonFiniteVoxels, UnreadableFile, VolumeError
 
-_MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+_MM_PER_UNIT = (1.0, 1000.0, 1.0, 0.001)  # by NIfTI code: unknown, metre, mm, micrometre
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +50,17 @@ def read_volume(path: str | Path, *, what: str = "image") -> Volume:
     Raises:
       MissingFile: nothing there.
       UnreadableFile: truncated, corrupt, or another format.
-      VolumeError: not one 3-D frame, no voxels, no real numbers, or an unusable affine.
+      VolumeError: not one 3-D frame, no voxels, no real numbers, or an unusable affine or unit.
       NonFiniteVoxels: NaN or infinite voxels.
     """
     path = Path(path)
     image = _decode(path, what)
     _check_header(image, path, what)
     affine = np.array(image.affine, np.float64)
-    affine[:3] *= _MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
+    affine[:3] *= _MM_PER_UNIT[_length_unit(image)]
     try:
         array = image.get_fdata(dtype=np.float32, caching="unchanged")  # applies slope and inter
-    except (OSError, EOFError, ValueError, TypeError, MemoryError) as cause:
+    except (OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError) as cause:
         raise _unreadable(path, what, cause) from cause
     array = array.reshape(array.shape[:3])
     finite = np.isfinite(array)
@@ -148,6 +148,7 @@ def _decode(path: Path, what: str) -> nibabel.Nifti1Image:
         OSError,
         EOFError,
         ValueError,
+        OverflowError,
         zlib.error,
         nibabel.filebasedimages.ImageFileError,
         nibabel.spatialimages.HeaderDataError,
@@ -162,6 +163,11 @@ def _unreadable(path: Path, what: str, cause: BaseException) -> UnreadableFile:
         f"The {what} {path} cannot be read as NIfTI ({reason}); it is truncated, corrupt or of "
         "another format: copy or convert it again."
     )
+
+
+def _length_unit(image: nibabel.Nifti1Image) -> int:
+    # Not `get_xyzt_units`, which stumbles over a strange unit of time too; that is of no interest.
+    return int(image.header["xyzt_units"]) & 7
 
 
 def _check_header(image: nibabel.Nifti1Image, path: Path, what: str) -> None:
@@ -182,6 +188,11 @@ def _check_header(image: nibabel.Nifti1Image, path: Path, what: str) -> None:
         raise VolumeError(
             f"The {what} {path} has neither an sform nor a qform, so left and right are unknown; "
             "convert it again from its source."
+        )
+    if _length_unit(image) >= len(_MM_PER_UNIT):
+        raise VolumeError(
+            f"The {what} {path} gives its lengths in unit {_length_unit(image)}, which NIfTI does "
+            "not have; set its xyzt_units to 2 (mm) if that is what they are."
         )
     affine = np.asarray(image.affine, np.float64)
     edges = np.linalg.norm(affine[:3, :3], axis=0) if np.isfinite(affine).all() else np.zeros(3)

@@ -40,6 +40,7 @@ __all__ = [
 _CT_RANGE = (-1000.0, 1000.0)  # HU
 _CT_FOREGROUND = -900.0  # HU
 _FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in sigmas
+_LARGEST = 2048  # voxels along an axis, or along a voxel of the other grid: else a unit is wrong
 _HALF = 0.5 - 1e-5  # interpolation weights of thirds miss one half by rounding
 
 
@@ -116,14 +117,15 @@ def preprocess(
       name: of the case, for errors.
 
     Raises:
-      NonFiniteVoxels, VolumeError: an image that cannot be used or has no foreground contrast.
+      NonFiniteVoxels, VolumeError: an image that cannot be used, is far too large or small for the
+        model's spacing, or has no foreground contrast.
       NoOverlap: the dose grid covers no voxel of the image.
       ZeroDose: no positive dose.
       EmptyROI: no model voxel reaches the threshold.
     """
     _require_usable(image, f"image of {name}")
     _require_usable(dose, f"dose of {name}")
-    grid = model_grid(image, spec.spacing_mm)
+    grid = model_grid(image, spec.spacing_mm, name=name)
     covered = inside_extent(dose.shape, index_map(dose.affine, grid.affine), grid.shape)
     if not covered.any():
         raise NoOverlap(
@@ -158,13 +160,26 @@ def preprocess(
     )
 
 
-def model_grid(image: Space, spacing_mm: float) -> Grid:
-    """The isotropic grid along the image's axes that covers its field of view and its centre."""
+def model_grid(image: Space, spacing_mm: float, *, name: str = "this case") -> Grid:
+    """The isotropic grid along the image's axes that covers its field of view and its centre.
+
+    Raises:
+      VolumeError: an axis, or a model voxel along it, would have over 2048 voxels; `name` says
+        whose.
+    """
     spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
     extent = np.array(image.shape) * spacing
     # A thousandth of a voxel is rounding, not field of view.
-    size = np.maximum(1, np.ceil(extent / spacing_mm - 1e-3)).astype(int)
+    count = np.maximum(1, np.ceil(extent / spacing_mm - 1e-3))
     scale = spacing_mm / spacing
+    if not (np.maximum(count, scale) <= _LARGEST).all():
+        raise VolumeError(
+            f"The image of {name} extends over {' x '.join(f'{mm:g}' for mm in extent)} mm, which "
+            f"is too {'large' if (count > _LARGEST).any() else 'small'} for a model grid of "
+            f"{spacing_mm:g} mm; check its file's affine and unit of length, or set "
+            "config.data.spacing_mm to suit."
+        )
+    size = count.astype(int)
     matrix = np.eye(4)
     matrix[:3, :3] = np.diag(scale)
     matrix[:3, 3] = (np.array(image.shape) - 1) / 2 - scale * (size - 1) / 2

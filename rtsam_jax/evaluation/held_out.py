@@ -5,7 +5,7 @@ The test mode is text and box alone, no clicks (Sec. 4.2).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,22 +58,26 @@ def evaluate_held_out(
         return predict_volume(predict, scan, other, size)
 
     methods: dict[str, Method] = {MODEL: own}
-    if shuffle_task and len(task_id) > 1:
+    if shuffle_task:
         methods[SHUFFLED] = shuffled
     methods |= trivial_methods(training, data.tasks, size)
     spec = PreprocessSpec.from_config(cfg)
     found: dict[str, list[CaseMetrics]] = {name: [] for name in methods}
-    count = len(data.held_out)
-    for i, scored in enumerate(score_cases(data.held_out, data.modality, spec, methods), start=1):
+    labelled = [case for case in data.held_out if case.label is not None]
+    count = len(labelled)
+    outside: dict[str, float] = {}
+    for i, scored in enumerate(score_cases(labelled, data.modality, spec, methods), start=1):
         for name, metrics in scored.metrics.items():
             found[name].append(metrics)
+        outside[scored.case.id] = scored.scan.fraction_outside_dose
         if i % max(1, count // 10) == 0 or i == count:
             print(f"evaluated {i}/{count} cases", flush=True)
-    if not found[MODEL]:
-        print(f"no case of split {data.held_out_name} has a label: nothing to score", flush=True)
+    notes = _notes(data.held_out, outside)
+    if not labelled:
+        print(f"split {data.held_out_name}: {notes[0]}", flush=True)
         return found
     heading = f"{data.dataset.name} ({data.dataset.kind}), split {data.held_out_name}"
-    print(f"\n{heading}\n{write_tables(folder, found, heading)}", flush=True)
+    print(f"\n{heading}\n{write_tables(folder, found, heading, notes)}", flush=True)
     chosen = pick_for_figures(found[MODEL], cfg.figures)
     by_id = {case.id: case for case in data.held_out}
     draw = [by_id[found[MODEL][i].case] for i in chosen]
@@ -81,6 +85,26 @@ def evaluate_held_out(
         draw_overlay(scored, MODEL, data.dataset.kind, folder / "figures")
     print(f"tables and {len(draw)} overlays are in {folder}", flush=True)
     return found
+
+
+def _notes(cases: Sequence[Case], outside: Mapping[str, float]) -> list[str]:
+    """What the measures do not show: cases that are not in them, and images partly without dose.
+
+    Args:
+        outside: share of the model grid outside the dose grid, by id.
+    """
+    notes = []
+    if unscored := [case.id for case in cases if case.label is None]:
+        notes.append(
+            f"Not scored, for want of a label: {len(unscored)} of {len(cases)} held-out cases "
+            f"({', '.join(unscored)})."
+        )
+    if partly := [f"{case} {share:.1%}" for case, share in outside.items() if share > 0]:
+        notes.append(
+            "Share of the image outside the dose grid, where dose counts as 0: "
+            f"{', '.join(partly)}."
+        )
+    return notes
 
 
 def _other_tasks(cases: Sequence[Case], tasks: int, seed: int) -> dict[str, int]:

@@ -16,18 +16,27 @@ from rtsam_jax.report.files import written_whole
 from rtsam_jax.report.tables import case_rows, case_table, task_rows, task_table, write_csv
 
 
-def write_tables(folder: Path, methods: Mapping[str, Sequence[CaseMetrics]], heading: str) -> str:
-    """Writes `cases.csv` (the model's), `summary.csv` and `tables.md`; returns the summary table.
+def write_tables(
+    folder: Path,
+    methods: Mapping[str, Sequence[CaseMetrics]],
+    heading: str,
+    notes: Sequence[str] = (),
+) -> str:
+    """Writes `cases.csv` (the model's), `summary.csv` and `tables.md`.
+
+    Returns the summary table and the notes below it.
 
     Args:
         methods: measures by method, the model's first.
         heading: first line of `tables.md`: split, dataset and its kind.
+        notes: sentences on the cases that a reader of the tables must know.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = list(next(iter(methods.values())))
     write_csv(case_rows(own), folder / "cases.csv")
     write_csv(task_rows({k: list(v) for k, v in methods.items()}), folder / "summary.csv")
     table = task_table({k: list(v) for k, v in methods.items()})
+    table += "".join(f"\n{note}\n" for note in notes)
     with written_whole(folder / "tables.md") as beside:
         beside.write_text(f"# {heading}\n\n{table}\n\n## Cases\n\n{case_table(own)}\n")
     return table
@@ -49,8 +58,8 @@ def draw_overlay(scored: Scored, method: str, kind: str, folder: Path) -> Path:
     predicted = Volume(scored.masks[method], scored.truth.affine)
     plot_overlay(
         scan.image,
-        label_to_grid(scored.truth, scan.grid).astype(bool),
-        label_to_grid(predicted, scan.grid).astype(bool),
+        label_to_grid(scored.truth, scan.grid, name=case.id).astype(bool),
+        label_to_grid(predicted, scan.grid, name=case.id).astype(bool),
         scan.roi.astype(bool),
         scan.box,
         (float(np.linalg.norm(scan.grid.affine[:3, 0])),) * 3,

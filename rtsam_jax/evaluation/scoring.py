@@ -16,6 +16,7 @@ from rtsam_jax.data.crops import blend, crop_origins, extract
 from rtsam_jax.data.nifti import Volume, read_label
 from rtsam_jax.data.pipeline import Neighbourhood, preprocess_case
 from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, to_native
+from rtsam_jax.evaluation.check import require_overlap
 from rtsam_jax.evaluation.trivial import (
     RoiRule,
     Rule,
@@ -51,6 +52,10 @@ def score_cases(
 
     A probability of 0.5 or more on the label's grid is foreground; truth outside every crop counts
     as missed.
+
+    Raises:
+        NoOverlap: a label shares no space with its image.
+        MissingFile, UnreadableFile, VolumeError: of a volume; see `read_volume` and `preprocess`.
     """
     previous: tuple[tuple[str, str, str], Preprocessed] | None = None
     for case in cases:
@@ -61,6 +66,7 @@ def score_cases(
             previous = key, preprocess_case(case, modality[case.task], spec)
         scan = previous[1]
         truth = read_label(case.label)
+        require_overlap(truth, scan.grid, what="label", name=case.id)
         metrics, masks = {}, {}
         for name, method in methods.items():
             masks[name] = to_native(method(case, scan), scan.grid, truth) >= THRESHOLD

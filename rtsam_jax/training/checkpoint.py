@@ -8,7 +8,6 @@ a temporary folder, which the next start removes.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from rtsam_jax.errors import (
     UnreadableFile,
 )
 from rtsam_jax.training.state import Built, TrainState
-from rtsam_jax.weights import flatten, nest
+from rtsam_jax.weights import ReadFailed, flatten, nest, read_quietly
 
 SCHEMA_VERSION = 1
 
@@ -46,13 +45,16 @@ class RunCheckpoints:
 
     Only one process may have a run open this way: it removes unfinished saves, which might be
     another's. To read while a run goes on, use `restore_params`.
+
+    Raises:
+        CheckpointIncomplete: a step's folder is damaged, so that the steps cannot be listed.
     """
 
     def __init__(self, run: str | Path, *, keep: int):
         self.folder = _folder(run)
         self.folder.mkdir(parents=True, exist_ok=True)
         policies = ocp.training.preservation_policies
-        self._orbax = ocp.training.Checkpointer(
+        self._orbax = _open(
             self.folder,
             preservation_policy=policies.AnyPreservationPolicy(
                 [
@@ -114,13 +116,14 @@ def restore_params(run: str | Path, params: nnx.State) -> int:
         The checkpoint's step.
 
     Raises:
-        CheckpointIncomplete: there is no finished checkpoint, or it lacks a parameter.
+        CheckpointIncomplete: there is no finished checkpoint, it lacks a parameter, or a step's
+            folder is damaged.
     """
     folder = _folder(run)
     if not folder.is_dir():
         raise _no_checkpoint(folder)
     flat = flatten(nnx.to_pure_dict(params))
-    with ocp.training.Checkpointer(folder) as reader:
+    with _open(folder) as reader:
         if reader.latest is None:
             raise _no_checkpoint(folder)
         step = reader.latest.step
@@ -138,19 +141,55 @@ def _no_checkpoint(folder: Path) -> CheckpointIncomplete:
     )
 
 
+def _open(folder: Path, **options: Any) -> Any:
+    """Orbax's view of the steps in `folder`, which it reads the losses of."""
+
+    def read() -> Any:
+        orbax = ocp.training.Checkpointer(folder, **options)
+        for checkpoint in orbax.checkpoints:
+            _require_loss(checkpoint.metrics)
+        return orbax
+
+    try:
+        return read_quietly(read)
+    except ReadFailed as error:  # which does not say which step it is about
+        damaged = [step for step in sorted(folder.glob("[0-9]*")) if not _has_loss(step)]
+        if not damaged:  # then never advise to delete anything
+            raise CheckpointIncomplete(
+                f"the checkpoints in {folder} cannot be listed ({error}); mend the folder's "
+                f"permissions, or bring it back from a copy."
+            ) from error
+        raise CheckpointIncomplete(
+            f"checkpoint {damaged[-1]} is damaged ({error}); delete that folder to fall back to an "
+            f"earlier one."
+        ) from error
+
+
+def _require_loss(metrics: Any) -> None:
+    if metrics is not None:
+        float(metrics["loss"])
+
+
+def _has_loss(step: Path) -> bool:
+    try:
+        _require_loss(json.loads((step / "metrics" / "metrics").read_text()))
+    except (ValueError, TypeError, KeyError):
+        return False
+    except OSError:  # not there: a step without metrics is never the best, but may be the latest
+        return True
+    return True
+
+
 def _load(orbax: Any, folder: Path, step: int, like: dict[str, Any]) -> dict[str, Any]:
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
     try:
-        return orbax.load_checkpointables(step, abstract)
-    except Exception as error:  # Orbax and TensorStore raise many kinds
-        # The reads it abandons would each be printed, after our one sentence.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        reason = " ".join(str(error).split()).rstrip(".")[:160] or type(error).__name__
+        return read_quietly(lambda: orbax.load_checkpointables(step, abstract))
+    except ReadFailed as error:
         raise CheckpointIncomplete(
             f"checkpoint {folder / str(step)} cannot be restored into this configuration "
-            f"({reason}); delete that folder to fall back to an earlier one, or use the run's own "
+            f"({error}); delete that folder to fall back to an earlier one, or use the run's own "
             f"config."
         ) from error
 
@@ -163,7 +202,7 @@ def _fill(state: nnx.State, params: dict[str, Any]) -> None:
 
 def write_model_json(run: str | Path, content: dict[str, Any]) -> None:
     """Writes `model.json`, which makes a run's checkpoints self-describing."""
-    write_json(Path(run) / "model.json", {"schema": SCHEMA_VERSION, **content})
+    write_json(Path(run) / "model.json", {"schema": SCHEMA_VERSION, "kind": "run", **content})
 
 
 def read_model_json(run: str | Path) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def _require_finite(metrics: StepMetrics, batch: Sample, step: int, names: Seque
     bad = bad or [names[i] for i in ids]
     raise TrainingDiverged(
         f"the {what} of step {step} is not finite for case(s) {', '.join(sorted(set(bad)))}; "
-        f"look at their volumes, or lower config.optim.lr, and restart from the last checkpoint."
+        f"mend their volumes, or lower config.optim.lr and train from the start in another folder, "
+        f"--config.out=FOLDER."
     )
 
 

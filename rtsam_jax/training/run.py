@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import hashlib
 import json
 import math
 import platform
 import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
@@ -22,6 +26,7 @@ from rtsam_jax.errors import MissingFile, NotWritable, OutputExists, UnreadableF
 from rtsam_jax.models.presets import get_spec
 
 RECORD = "run.json"
+LOCK = ".lock"
 
 
 def total_steps(cfg: ExperimentConfig, train_cases: int) -> int:
@@ -42,43 +47,95 @@ def prepare_training(cfg: ExperimentConfig, data: RunData) -> list[Neighbourhood
     )
 
 
-def open_run_folder(cfg: ExperimentConfig) -> Path:
-    """Makes the run folder, or checks that an existing one was started with the same config.
+@contextmanager
+def open_run_folder(cfg: ExperimentConfig, train_cases: Sequence[str]) -> Iterator[Path]:
+    """Makes the run folder, or resumes the run in it, and keeps other commands out of it.
+
+    A run that has not taken a step yet is begun anew, whatever its settings were.
+
+    Args:
+        train_cases: ids of the training cases, in their order.
 
     Raises:
-        OutputExists: the folder holds a run with other settings, or something else.
+        OutputExists: the folder holds a run with other settings or training cases, is in use by
+            another command, or holds something else.
         UnreadableFile: its `run.json` is damaged.
         NotWritable: the folder cannot be made or written to.
     """
     run = Path(cfg.out_dir)
     record = run / RECORD
-    if record.exists():
-        # Where a run lies is not part of what it is.
-        stored = read_record(run)["config"] | {"out": cfg.out}
-        wanted = json.loads(cfg.to_json())
-        changed = sorted(_differences(stored, wanted))
-        if changed:
-            raise OutputExists(
-                f"{run} holds a run with other settings ({', '.join(changed[:4])}); "
-                f"give another folder with --config.out=FOLDER, or delete it."
-            )
-        return run
-    # A kill before run.json was renamed leaves its beginning behind: that is no one's work.
-    if run.is_file() or (
-        run.is_dir() and any(not p.name.startswith(f".{RECORD}.") for p in run.iterdir())
+    if not record.exists() and (
+        run.is_file() or (run.is_dir() and any(map(_foreign, run.iterdir())))
     ):
         raise OutputExists(
             f"{run} exists and is not a run's folder; give another with --config.out=FOLDER."
         )
+    digest = hashlib.sha256(json.dumps(list(train_cases)).encode()).hexdigest()
+    content = {"config": dataclasses.asdict(cfg), "train_cases": digest, **environment()}
     try:
         run.mkdir(parents=True, exist_ok=True)
-        write_json(record, {"config": dataclasses.asdict(cfg), **environment()})
+        lock = (run / LOCK).open("a")
     except OSError as cause:
-        raise NotWritable(
-            f"the run folder {run} cannot be written ({cause.strerror}); "
-            f"give another with --config.out=FOLDER."
+        raise _not_writable(run, cause) from cause
+    with lock:
+        _take(lock, run)
+        stored = read_record(run) if record.exists() else None
+        if stored is not None and has_steps(run):
+            _require_same(run, stored, cfg, digest)
+        else:
+            try:
+                write_json(record, content)
+            except OSError as cause:
+                raise _not_writable(run, cause) from cause
+        yield run
+
+
+def has_steps(run: Path) -> bool:
+    """Whether a run has logged a step or finished a checkpoint."""
+    log, checkpoints = run / "metrics.jsonl", run / "checkpoints"
+    return (log.is_file() and log.stat().st_size > 0) or (
+        checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
+    )
+
+
+def _foreign(path: Path) -> bool:
+    # A kill before run.json was renamed leaves its beginning and the lock: that is no one's work.
+    return path.name != LOCK and not path.name.startswith(f".{RECORD}.")
+
+
+def _take(lock: IO[str], run: Path) -> None:
+    """Locks a run folder until the file is closed, which the end of the process does too."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as cause:
+        raise OutputExists(
+            f"{run} is in use by another command; wait for its end, or give another folder with "
+            f"--config.out=FOLDER."
         ) from cause
-    return run
+    except OSError as cause:  # some network file systems
+        print(f"{run} cannot be locked ({cause.strerror}): start no second command on it")
+
+
+def _require_same(run: Path, stored: dict[str, Any], cfg: ExperimentConfig, digest: str) -> None:
+    # Where a run lies is not part of what it is.
+    changed = _differences(stored["config"] | {"out": cfg.out}, json.loads(cfg.to_json()))
+    if changed:
+        raise OutputExists(
+            f"{run} holds a run with other settings ({', '.join(changed[:4])}); "
+            f"give another folder with --config.out=FOLDER, or delete it."
+        )
+    if stored.get("train_cases", digest) != digest:  # runs of earlier versions did not record it
+        raise OutputExists(
+            f"{run} was trained on other cases than {cfg.data.dataset} now has for training; bring "
+            f"its cases and splits back, or give another folder with --config.out=FOLDER."
+        )
+
+
+def _not_writable(run: Path, cause: OSError) -> NotWritable:
+    return NotWritable(
+        f"the run folder {run} cannot be written ({cause.strerror}); "
+        f"give another with --config.out=FOLDER."
+    )
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -124,13 +181,16 @@ def environment() -> dict[str, object]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     here = Path(__file__).resolve().parent
-    git = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        git = subprocess.run(command, capture_output=True, text=True, check=False)
+        commit = git.stdout.strip() or None
+    except OSError:  # git is not installed
+        commit = None
     return {
         "versions": versions,
         "python": platform.python_version(),
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": commit,
         "platform": platform.platform(),
         "devices": [str(device) for device in jax.devices()],
     }

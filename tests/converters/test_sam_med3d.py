@@ -6,6 +6,9 @@ import argparse
 import json
 import os
 import pickle
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +26,10 @@ from rtsam_jax.errors import (  # noqa: E402
     OutputExists,
     PresetMismatch,
     UnreadableFile,
+    run_command,
 )
 from rtsam_jax.weights import flatten, load_weights  # noqa: E402
+from tests.tiny import REPOSITORY  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +218,27 @@ def test_missing_corrupt_and_truncated_files(tmp_path: Path, published: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_a_sparse_tensor(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    name = next(key for key in state if state[key].ndim == 2)
+    torch.save(state | {name: state[name].to_sparse()}, tmp_path / "sparse.pth")
+    with pytest.raises(CheckpointError, match="sparse.pth is stored as torch.sparse_coo; save it"):
+        arrays_of(tmp_path / "sparse.pth")
+
+
+@pytest.mark.parametrize("direction", [["a.pth", "out"], ["--to-torch", "w", "a.pth"]])
+def test_without_torch(
+    direction: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh interpreter: the module itself must load."""
+    (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{REPOSITORY}")
+    command = [sys.executable, "-m", "converters.sam_med3d", *direction]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 3 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error[extra_missing]: ")
+    assert "pip install -e '.[convert]'" in result.stderr
+
+
 def test_content_that_is_no_state_dict(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"weights": {"a": 1}}, tmp_path / "other.pth")
@@ -239,6 +265,44 @@ def test_an_existing_output_is_kept_unless_forced(tmp_path: Path, published: Pat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other.pth", "out", "published.pth"]
 
 
+def test_a_damaged_output_is_not_said_to_be_there(tmp_path: Path, published: Path) -> None:
+    out = tmp_path / "out"
+    sam_med3d.convert_file(published, out, "test")
+    shutil.rmtree(out / "params")
+    with pytest.raises(OutputExists, match="--force"):
+        sam_med3d.convert_file(published, out, "test")
+    sam_med3d.convert_file(published, out, "test", force=True)
+    assert load_weights(out, "test")[1]["preset"] == "test"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["INPUT", "FILE/out"],
+        ["INPUT", "FILE"],
+        ["--to-torch", "w", "DIR", "--force"],
+        ["--to-torch", "w", "FILE/x.pth"],
+    ],
+    ids=" ".join,
+)
+def test_an_output_in_an_impossible_place(
+    tmp_path: Path, published: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sam_med3d.convert_file(published, tmp_path / "w", "test")
+    (tmp_path / "FILE").write_text("a file")
+    (tmp_path / "DIR").mkdir()
+    options = [
+        o if o.startswith("--") else str(tmp_path / o.replace("INPUT", published.name))
+        for o in options
+    ]
+    with pytest.raises(SystemExit) as left:
+        run_command(lambda: sam_med3d.main([*options, "--preset", "test"]))
+    assert left.value.code == 3
+    line = capsys.readouterr().err
+    assert line.startswith("error[") and line.count("\n") == 1
+    assert (tmp_path / "FILE").read_text() == "a file" and not any((tmp_path / "DIR").iterdir())
+
+
 def test_force_never_deletes_a_folder_that_is_no_checkpoint(
     tmp_path: Path, published: Path
 ) -> None:
@@ -261,6 +325,12 @@ def test_an_existing_pth_is_kept_unless_forced(tmp_path: Path, published: Path) 
 def test_unknown_preset(tmp_path: Path, published: Path) -> None:
     with pytest.raises(ConfigError, match="vit_z"):
         sam_med3d.convert_file(published, tmp_path / "out", "vit_z")
+
+
+def test_the_command_lines_unknown_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        sam_med3d.main(["in.pth", "out", "--preset", "nope"])
+    assert "argument --preset: invalid choice: 'nope'" in capsys.readouterr().err
 
 
 def test_export_of_a_half_written_checkpoint(tmp_path: Path) -> None:

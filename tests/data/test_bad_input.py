@@ -115,6 +115,25 @@ def nan_place(plain: bytearray) -> None:
     plain[292:296] = np.float32(np.nan).tobytes()  # srow_x[3]
 
 
+def lengths_in(unit: int) -> Callable[[bytearray], None]:
+    def change(plain: bytearray) -> None:
+        plain[123] = unit  # xyzt_units
+
+    return change
+
+
+def data_at_infinity(plain: bytearray) -> None:
+    plain[108:112] = np.float32(np.inf).tobytes()  # vox_offset
+
+
+def with_edges(length: float) -> Callable[[bytearray], None]:
+    def change(plain: bytearray) -> None:
+        for place in (280, 300, 320):  # the diagonal of srow_x, srow_y, srow_z
+            plain[place : place + 4] = np.float32(length).tobytes()
+
+    return change
+
+
 def stored_leak(root: Path) -> None:
     with_json(lambda d: d["cases"][1].update(patient="alpha", split="test"))(root)
     with_json(lambda d: d["cases"][0].update(split="train"))(root)
@@ -218,6 +237,26 @@ CORPUS = {
     "an affine with NaN": (
         with_header("dose", nan_place),
         errors.VolumeError, "volume_invalid", 5, "beta_dose.nii.gz", "write a valid sform",
+    ),
+    "an unknown unit of length": (
+        with_header("dose", lengths_in(6)),
+        errors.VolumeError, "volume_invalid", 5, "beta_dose.nii.gz", "xyzt_units to 2",
+    ),
+    "metres for millimetres": (
+        with_header("image", lengths_in(1)),
+        errors.VolumeError, "volume_invalid", 5, "beta extends over 8000 x 9000", "unit of length",
+    ),
+    "an endless image": (
+        with_header("image", with_edges(1e30)),
+        errors.VolumeError, "volume_invalid", 5, "image of beta", "too large for a model grid of 1",
+    ),
+    "a vanishing image": (
+        with_header("image", with_edges(1e-30)),
+        errors.VolumeError, "volume_invalid", 5, "image of beta", "too small for a model grid of 1",
+    ),
+    "voxels at an infinite offset": (
+        with_header("image", data_at_infinity),
+        errors.UnreadableFile, "unreadable_file", 3, "beta_image.nii.gz", "copy or convert",
     ),
     "no place in the patient": (
         with_header("image", no_place),

@@ -12,6 +12,7 @@ import pytest
 
 from rtsam_jax.data.cases import Dataset, TaskInfo, load_dataset, write_dataset
 from rtsam_jax.errors import DatasetSchemaError, MissingFile, SplitError
+from rtsam_jax.metrics.summary import ALL_TASKS
 
 TASKS = [TaskInfo("orn", "CT", "Osteoradionecrosis"), TaskInfo("ce", "MR", "Cerebral edema")]
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "dataset.md"
@@ -110,6 +111,7 @@ BROKEN = [
     (("tasks", "orn", "colour"), "red", "task 'orn'.*'colour' is unknown"),
     (("tasks", "a/b"), {"modality": "CT", "title": "x"}, "task 'a/b'"),
     (("tasks", "orn"), "CT", "task 'orn'"),
+    (("tasks", ALL_TASKS), {"modality": "CT", "title": "x"}, "task 'all'.*'name' must be another"),
     (("cases",), [], "'cases'"),
     (("cases",), {}, "'cases'"),
     (("cases", 1), "c2", "case number 2"),

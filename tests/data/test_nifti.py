@@ -109,6 +109,14 @@ def test_nifti2_big_endian_and_micrometres(tmp_path: Path) -> None:
     np.testing.assert_allclose(volume.spacing, 1.5)
 
 
+def test_a_strange_unit_of_time_does_not_matter(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), tmp_path / "t.nii")
+    content = bytearray((tmp_path / "t.nii").read_bytes())
+    content[123] = 200  # time in no unit that exists, lengths in none
+    (tmp_path / "t.nii").write_bytes(content)
+    np.testing.assert_array_equal(read_volume(tmp_path / "t.nii").affine, np.eye(4))
+
+
 def test_label_is_whatever_is_not_zero(tmp_path: Path) -> None:
     raw = np.array([0, 1, 7, -1], np.int16).reshape(4, 1, 1)
     nibabel.save(nibabel.Nifti1Image(raw, np.eye(4)), tmp_path / "label.nii.gz")

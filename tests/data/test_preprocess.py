@@ -97,6 +97,15 @@ def test_statistics_are_of_the_native_grid_whatever_the_models() -> None:
     assert fine.dmax == coarse.dmax == dose.array.max()
 
 
+def test_a_grid_that_no_memory_holds_is_refused() -> None:
+    image = Volume(np.zeros((8, 9, 10), np.float32), np.eye(4))
+    with pytest.raises(VolumeError, match="c7 extends over 8 x 9 x 10 mm.*grid of 0.001 mm"):
+        model_grid(image, 0.001, name="c7")
+    with pytest.raises(VolumeError, match="too small for a model grid of 3000 mm"):
+        model_grid(image, 3000.0)
+    assert model_grid(Volume(np.zeros((2048, 1, 1)), np.eye(4)), 1.0).shape == (2048, 1, 1)
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     shape=st.tuples(*[st.integers(1, 9)] * 3),

@@ -23,6 +23,7 @@ from rtsam_jax.training.checkpoint import (
 )
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import Built, abstract_model, build
+from rtsam_jax.weights import load_weights
 from tests.tiny import tiny_config
 from tests.training.conftest import copied
 
@@ -117,8 +118,6 @@ DAMAGE = {
 }
 
 
-# Orbax abandons its other reads when one fails.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_half_written_checkpoint(saved, tmp_path: Path, name: str) -> None:
     shutil.copytree(saved[0], tmp_path / "run")
@@ -130,6 +129,34 @@ def test_a_half_written_checkpoint(saved, tmp_path: Path, name: str) -> None:
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")  # as the message advises
     again = RunCheckpoints(tmp_path / "run", keep=2)
     assert int(again.restore(fresh()).state.step) == 5
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"loss": "low"}'])
+def test_damaged_metrics(saved, tmp_path: Path, content: str) -> None:
+    """They are read before any step is asked for."""
+    shutil.copytree(saved[0], tmp_path / "run")
+    step = tmp_path / "run" / "checkpoints" / "5"
+    (step / "metrics" / "metrics").write_text(content)
+    _, params = abstract_model(tiny_config(), 3, ONE)
+    for use in (
+        lambda: RunCheckpoints(tmp_path / "run", keep=2),
+        lambda: restore_params(tmp_path / "run", params),
+    ):
+        with pytest.raises(errors.CheckpointIncomplete, match="checkpoints/5 is damaged") as caught:
+            use()
+        assert "delete that folder" in str(caught.value) and "\n" not in str(caught.value)
+    shutil.rmtree(step)  # as the message advises
+    assert restore_params(tmp_path / "run", params) == 6
+
+
+def test_a_folder_that_refuses_is_not_to_be_deleted(saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Permission denied")
+
+    monkeypatch.setattr("rtsam_jax.training.checkpoint.ocp.training.Checkpointer", refuse)
+    with pytest.raises(errors.CheckpointIncomplete, match="cannot be listed .Permission") as caught:
+        RunCheckpoints(saved[0], keep=2)
+    assert "delete" not in str(caught.value)
 
 
 def test_no_checkpoint_yet(tmp_path: Path) -> None:
@@ -156,6 +183,8 @@ def test_model_json(tmp_path: Path) -> None:
         read_model_json(tmp_path)
     write_model_json(tmp_path, {"tasks": ("a", "b"), "preset": "test"})
     assert read_model_json(tmp_path)["preset"] == "test"
+    with pytest.raises(errors.CheckpointError, match="holds a run, not plain weights"):
+        load_weights(tmp_path, "test")  # by mistake
     check_tasks(tmp_path, ("a", "b"))
     for tasks in (("b", "a"), ("a",), ("a", "b", "c")):
         with pytest.raises(errors.CheckpointError, match="tasks"):

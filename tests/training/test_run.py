@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from rtsam_jax import errors
+from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.evaluate import load_run_config
-from rtsam_jax.training.run import open_run_folder, read_record, total_steps
-from tests.tiny import tiny_config
+from rtsam_jax.training import run as run_module
+from rtsam_jax.training.run import environment, open_run_folder, read_record, total_steps
+from tests.tiny import command_environment, tiny_config
 
 
-def cfg_for(run: Path, **fields: object):
+def cfg_for(run: Path, **fields: object) -> ExperimentConfig:
     return tiny_config(out=str(run), **fields)
+
+
+def open_folder(cfg: ExperimentConfig, cases: Sequence[str] = ("a", "b")) -> Path:
+    """The folder, opened and let go."""
+    with open_run_folder(cfg, cases) as folder:
+        return folder
+
+
+def take_a_step(run: Path) -> None:
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
 
 
 def test_a_new_folder_records_what_it_is(tmp_path: Path) -> None:
     cfg = cfg_for(tmp_path / "a" / "run", loss__pass_weights=(1.0, 2.0))
-    assert open_run_folder(cfg) == tmp_path / "a" / "run"
+    assert open_folder(cfg) == tmp_path / "a" / "run"
     record = json.loads((tmp_path / "a" / "run" / "run.json").read_text())
     assert record["config"]["loss"]["pass_weights"] == [1.0, 2.0]
     assert {"jax", "flax", "orbax-checkpoint"} <= record["versions"].keys()
@@ -30,45 +46,124 @@ def test_a_new_folder_records_what_it_is(tmp_path: Path) -> None:
 
 def test_the_same_settings_resume(tmp_path: Path) -> None:
     cfg = cfg_for(tmp_path / "run", data__tasks=("orn",), optim__milestones=(0.5,))
-    open_run_folder(cfg)
+    open_folder(cfg)
+    take_a_step(tmp_path / "run")
     before = (tmp_path / "run" / "run.json").read_bytes()
-    open_run_folder(cfg)
+    open_folder(cfg)
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
 def test_a_moved_run_resumes(tmp_path: Path) -> None:
-    open_run_folder(cfg_for(tmp_path / "old"))
+    open_folder(cfg_for(tmp_path / "old"))
+    take_a_step(tmp_path / "old")
     (tmp_path / "old").rename(tmp_path / "new")
-    open_run_folder(cfg_for(tmp_path / "new"))
+    open_folder(cfg_for(tmp_path / "new"))
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    open_run_folder(cfg_for(tmp_path))
+    open_folder(cfg_for(tmp_path))
+    take_a_step(tmp_path)
     with pytest.raises(errors.OutputExists) as caught:
-        open_run_folder(cfg_for(tmp_path, optim__lr=0.5, seed=3, optim__milestones=(0.5,)))
+        open_folder(cfg_for(tmp_path, optim__lr=0.5, seed=3, optim__milestones=(0.5,)))
     assert "(optim.lr, optim.milestones, seed)" in str(caught.value)
     assert "--config.out=" in str(caught.value)
+
+
+@pytest.mark.parametrize("left", ["", "metrics.jsonl", "checkpoints/2.orbax-checkpoint-tmp/x"])
+def test_a_run_without_a_step_is_begun_anew(tmp_path: Path, left: str) -> None:
+    """Whatever stopped it, its advice may be to change a setting."""
+    open_folder(cfg_for(tmp_path))
+    if left:
+        (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / left).touch()
+    open_folder(cfg_for(tmp_path, dose__tau=0.3), ["c"])
+    assert read_record(tmp_path)["config"]["dose"]["tau"] == 0.3
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    with pytest.raises(errors.OutputExists, match="dose.tau"):
+        open_folder(cfg_for(tmp_path), ["c"])
+
+
+def test_other_training_cases_are_refused(tmp_path: Path) -> None:
+    cfg = cfg_for(tmp_path)
+    open_folder(cfg)
+    take_a_step(tmp_path)
+    for cases in (["a"], ["b", "a"], ["a", "b", "c"], ["ab"]):
+        with pytest.raises(errors.OutputExists, match="other cases than dataset now has"):
+            open_folder(cfg, cases)
+    open_folder(cfg)
+    record = read_record(tmp_path)
+    del record["train_cases"]  # as earlier versions wrote it
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    open_folder(cfg, ["a"])
+
+
+def test_one_command_at_a_time(tmp_path: Path) -> None:
+    """The lock is another process's, and goes with it however it ends."""
+    cfg = cfg_for(tmp_path / "run")
+    code = (
+        "import json, sys, time\n"
+        "from rtsam_jax.config import ExperimentConfig\n"
+        "from rtsam_jax.training.run import open_run_folder\n"
+        "with open_run_folder(ExperimentConfig.from_dict(json.loads(sys.argv[1])), ['a', 'b']):\n"
+        "    print('open', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, cfg.to_json()],
+        env=command_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "open\n"
+            before = (tmp_path / "run" / "run.json").read_bytes()
+            with pytest.raises(errors.OutputExists, match="in use by another command"):
+                open_folder(cfg_for(tmp_path / "run", seed=3))
+            assert (tmp_path / "run" / "run.json").read_bytes() == before
+        finally:
+            other.send_signal(signal.SIGKILL)
+    open_folder(cfg)
+
+
+def test_a_folder_that_cannot_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(run_module.fcntl, "flock", refuse)
+    open_folder(cfg_for(tmp_path))
+    assert "cannot be locked (No locks available)" in capsys.readouterr().out
+
+
+def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing program is no fault of the run folder."""
+    assert environment()["git_commit"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    open_folder(cfg_for(tmp_path / "run"))
+    assert read_record(tmp_path / "run")["git_commit"] is None
 
 
 def test_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(errors.OutputExists, match="not a run's folder"):
-        open_run_folder(cfg_for(tmp_path))
+        open_folder(cfg_for(tmp_path))
     with pytest.raises(errors.OutputExists, match="not a run's folder"):
-        open_run_folder(cfg_for(tmp_path / "thesis.tex"))
+        open_folder(cfg_for(tmp_path / "thesis.tex"))
 
 
 def test_a_kill_before_the_record_was_complete(tmp_path: Path) -> None:
     """`write_json` writes beside and renames: what a kill leaves is no obstacle."""
     (tmp_path / ".run.json.4711.part").write_text('{"config": {')
-    open_run_folder(cfg_for(tmp_path))
+    (tmp_path / ".lock").touch()
+    open_folder(cfg_for(tmp_path))
     assert (tmp_path / "run.json").is_file()
 
 
 @pytest.mark.parametrize("text", ["", '{"config": {"na', "[]", "{}", '{"config": 3}', "null"])
 def test_a_damaged_record(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    for use in (lambda: open_run_folder(cfg_for(tmp_path)), lambda: load_run_config(tmp_path)):
+    for use in (lambda: open_folder(cfg_for(tmp_path)), lambda: load_run_config(tmp_path)):
         with pytest.raises(errors.UnreadableFile, match="run.json is damaged"):
             use()
 
@@ -77,10 +172,11 @@ def test_a_record_of_a_later_version(tmp_path: Path) -> None:
     cfg = cfg_for(tmp_path)
     document = {"config": {**dataclasses.asdict(cfg), "teleport": True}}
     (tmp_path / "run.json").write_text(json.dumps(document))
+    take_a_step(tmp_path)
     with pytest.raises(errors.ConfigError, match="config.teleport is unknown"):
         load_run_config(tmp_path)
     with pytest.raises(errors.OutputExists, match="teleport"):
-        open_run_folder(cfg)
+        open_folder(cfg)
 
 
 def test_no_run_there(tmp_path: Path) -> None:
@@ -91,14 +187,14 @@ def test_no_run_there(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.NotWritable, match="--config.out="):
-        open_run_folder(cfg_for(tmp_path / "file" / "run"))
+        open_folder(cfg_for(tmp_path / "file" / "run"))
 
     def refuse(*_: object, **__: object) -> None:  # root may write anywhere: imitate
         raise PermissionError(13, "Permission denied", "run")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(errors.NotWritable, match="Permission denied"):
-        open_run_folder(cfg_for(tmp_path / "run"))
+        open_folder(cfg_for(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""What cannot be scored is said before training, and never scored as zero."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtsam_jax import errors
+from rtsam_jax.data.cases import Case, load_dataset
+from rtsam_jax.data.nifti import Volume, read_volume, write_volume
+from rtsam_jax.data.preprocess import PreprocessSpec
+from rtsam_jax.evaluation import check
+from rtsam_jax.evaluation.check import check_held_out
+from rtsam_jax.evaluation.scoring import score_cases
+from tests.tiny import SPACING
+
+SPEC = PreprocessSpec(SPACING, 0.5)
+MODALITY = {"orn": "CT", "ce": "MR", "crn": "MR"}
+
+
+@pytest.fixture
+def cases(tiny_dataset: Path, tmp_path: Path) -> list[Case]:
+    shutil.copytree(tiny_dataset, tmp_path / "own")
+    return list(load_dataset(tmp_path / "own").cases)
+
+
+def elsewhere(path: Path) -> None:
+    volume = read_volume(path)
+    affine = volume.affine.copy()
+    affine[:3, 3] += 500
+    write_volume(path, Volume(volume.array, affine), np.float32)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def zero(path: Path) -> None:
+    volume = read_volume(path)
+    write_volume(path, Volume(0 * volume.array, volume.affine), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "error", "named"),
+    [
+        ("label", elsewhere, errors.NoOverlap, "label of p3_orn covers no voxel of its image"),
+        ("dose", elsewhere, errors.NoOverlap, "dose of p3_orn covers no voxel of its image"),
+        ("image", elsewhere, errors.NoOverlap, "dose of p3_orn covers no voxel of its image"),
+        ("dose", zero, errors.ZeroDose, "dose of p3_orn has no positive voxel"),
+        *[
+            (kind, truncated, errors.UnreadableFile, f"p3.*_{kind}.nii.gz")
+            for kind in ("image", "dose", "label")
+        ],
+        *[
+            (kind, Path.unlink, errors.MissingFile, f"p3.*_{kind}.nii.gz")
+            for kind in ("image", "dose", "label")
+        ],
+    ],
+)
+def test_a_case_that_cannot_be_scored(cases, kind, damage, error, named) -> None:
+    held_out = [case for case in cases if case.split == "test"]
+    check_held_out(held_out, SPACING)
+    damage(getattr(held_out[0], kind))
+    with pytest.raises(error, match=named):
+        check_held_out(held_out, SPACING)
+    with pytest.raises(error, match=named):  # nor does the scoring itself take it for a miss
+        list(score_cases(held_out, MODALITY, SPEC, {"none": lambda case, scan: 0 * scan.image}))
+
+
+def test_a_scan_of_two_tasks_is_read_once(cases, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases[0] = dataclasses.replace(cases[0], label=None)  # not scored, so not read
+    read: list[str] = []
+    real = check.read_volume
+    monkeypatch.setattr(
+        check, "read_volume", lambda path, what: (read.append(path.name), real(path, what=what))[1]
+    )
+    check_held_out(cases, SPACING)
+    expected = [f"p{i}_{kind}.nii.gz" for i in (1, 2, 3, 4) for kind in ("image", "dose")]
+    assert read == expected

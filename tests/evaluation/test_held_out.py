@@ -1,0 +1,85 @@
+"""What an evaluation says beside its measures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtsam_jax.data.cases import Case
+from rtsam_jax.data.nifti import Volume, read_volume, write_volume
+from rtsam_jax.data.selection import load_run_data
+from rtsam_jax.errors import ConfigError
+from rtsam_jax.evaluate import check_same_cases, check_shuffle
+from rtsam_jax.evaluation.held_out import MODEL, evaluate_held_out
+from rtsam_jax.metrics.summary import CaseMetrics
+from rtsam_jax.training.run import prepare_training
+from tests.tiny import tiny_config
+
+
+def test_unscored_cases_and_missing_dose_are_told(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = tiny_config(tiny_dataset, figures=0)
+    data = load_run_data(cfg)
+    first, second = data.held_out
+    dose = read_volume(first.dose)
+    write_volume(tmp_path / "half.nii.gz", Volume(dose.array[:30], dose.affine), np.float32)
+    first = dataclasses.replace(first, dose=tmp_path / "half.nii.gz")
+    second = dataclasses.replace(second, label=None)
+    training = prepare_training(cfg, data)
+
+    def nothing(image: np.ndarray, roi: np.ndarray, task: np.ndarray) -> np.ndarray:
+        return np.zeros_like(image)
+
+    def evaluate(*cases: Case) -> str:
+        held_out = dataclasses.replace(data, held_out=cases)
+        found = evaluate_held_out(cfg, held_out, nothing, training, tmp_path)
+        assert [m.case for m in found[MODEL]] == [c.id for c in cases if c.label]
+        return capsys.readouterr().out
+
+    unscored = "Not scored, for want of a label: 1 of 2 held-out cases (p4_ce)."
+    outside = "Share of the image outside the dose grid, where dose counts as 0: p3_orn 25.0%."
+    printed = evaluate(first, second)
+    tables = tmp_path / "evaluation" / "test" / "tables.md"
+    for text in (printed, tables.read_text()):
+        assert unscored in text and outside in text
+    assert "evaluated 1/1 cases" in printed
+    assert "Not scored" not in evaluate(data.held_out[0])
+    assert "Not scored" not in tables.read_text() and "Share of" not in tables.read_text()
+    assert "1 of 1 held-out cases (p4_ce)" in evaluate(second)
+
+
+def case(name: str, *, patient: str = "p", task: str = "orn", label: bool = True) -> Case:
+    return Case(name, patient, task, Path("i"), Path("d"), Path("l") if label else None)
+
+
+def metrics(name: str, patient: str = "p", task: str = "orn") -> CaseMetrics:
+    return CaseMetrics(name, patient, task, 0.5, 0, 0, 0, 0, 0, 0, 0, False, False, 1.0)
+
+
+def test_only_the_same_cases_are_compared() -> None:
+    names = ("new", "old")
+    ours = [case("b"), case("a"), case("c", label=False)]
+    check_same_cases(ours, [metrics("a"), metrics("b")], names)
+    for theirs, named in (
+        ([metrics("a")], "1 differ: b"),
+        ([metrics(name) for name in "abc"], "1 differ: c"),
+        ([metrics("a"), metrics("b"), metrics("b")], "1 differ: b"),
+        ([metrics("a"), metrics("b", task="ce")], "1 differ: b"),
+        ([metrics("a"), metrics("b", patient="q")], "1 differ: b"),
+        ([metrics(name) for name in "vwxyz"], "7 differ: a, b, v, w, ..."),
+    ):
+        with pytest.raises(ConfigError, match="new and old are not scored.*same cases") as caught:
+            check_same_cases(ours, theirs, names)
+        assert f"({named});" in str(caught.value)
+
+
+def test_a_shuffle_needs_another_task() -> None:
+    check_shuffle(tiny_config(), ["orn", "ce"])
+    with pytest.raises(ConfigError, match="knows only the task orn; leave out --shuffle-task"):
+        check_shuffle(tiny_config(), ["orn"])
+    with pytest.raises(ConfigError, match="has no task prompt; leave out --shuffle-task"):
+        check_shuffle(tiny_config(prompt__task="none"), ["orn", "ce"])
