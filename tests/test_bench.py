@@ -49,11 +49,17 @@ def test_the_command_prints_a_table_and_writes_every_number(
 
 
 def test_xla_counts_about_what_the_hand_counts() -> None:
-    """Only matrix products by hand, so XLA's own count is a little larger."""
+    """Only matrix products by hand, so XLA's own count is a little larger, but for its loops.
+
+    It counts a loop's body once, and the neck's convolution is a loop over three planes.
+    """
     (result,) = bench.run_bench(["encoder"], "test", 1, 1, "none")
     (ours,) = result.timings
     assert ours.hand_flop is not None and ours.xla_flop is not None
-    assert ours.hand_flop < ours.xla_flop < 1.3 * ours.hand_flop
+    spec = get_spec("test")
+    convolution = 2 * spec.grid**3 * 27 * spec.prompt_width**2
+    once = ours.hand_flop - 2 / 3 * convolution
+    assert once < ours.xla_flop < 1.3 * once
 
 
 def test_flop_of_the_published_encoder() -> None:

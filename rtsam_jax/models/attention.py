@@ -20,6 +20,11 @@ import jax.numpy as jnp
 
 from rtsam_jax.models.layers import Array, Precision
 
+# On a CPU, logits of more bytes than this are computed slab by slab. A whole block's (12.6 MB in
+# ViT-B) leave the cache, and the allocator gives them back to the system after each use: page
+# faults took a sixth of the encoder's CPU time.
+_WHOLE_ON_CPU = 8 * 2**20
+
 
 class QKV(NamedTuple):
     """Queries, keys and values, or the projection's biases of the three."""
@@ -99,6 +104,16 @@ def _attend_group(
     return out.reshape(b, nd * fd, nh * fh, nw * fw, x, k)
 
 
+class _Queries(NamedTuple):
+    """Queries and what their logits need beside the keys; the axes N, X, D, H, W come first."""
+
+    q: Array
+    a: Array  # the three terms of `_position_logits`, cut to the filled keys
+    b: Array
+    c: Array
+    pad: Array | None  # the virtual key's logit; None where nothing is padded
+
+
 def attend(tokens: QKV, bias: QKV, tables: Tables, window: int, precision: Precision) -> Array:
     """Attention among the real tokens of a window plus one virtual key for its padding.
 
@@ -116,30 +131,55 @@ def attend(tokens: QKV, bias: QKV, tables: Tables, window: int, precision: Preci
             equation, a, b, precision=precision.matmul, preferred_element_type=precision.softmax
         )
 
-    a_NXDHWS, b_NXDHTS, c_NXDHTS = _position_logits(tokens.q, bias.q, tables, window, product)
-    between = b_NXDHTS[..., :fd, None, :fw] + c_NXDHTS[..., None, :fh, :fw]
-    logits = product("ndhwxk,nabcxk->nxdhwabc", tokens.q * scale, tokens.k)
-    logits += a_NXDHWS[..., None, None, :fw] + between[:, :, :, :, None]
-    logits = logits.reshape(n, x, fd, fh, fw, -1)
+    q, key, value = (t.transpose(0, 4, 1, 2, 3, 5) for t in tokens)  # [N, X, D, H, W, K]
+    key, value = (key * scale).reshape(n, x, -1, k), value.reshape(n, x, -1, k)
+    a, b, c = _position_logits(q, bias.q, tables, window, product)
+    pad = None
+    if (fd, fh, fw) != (window,) * 3:
+        own = product("nxdhwk,xk->nxdhw", q, bias.k * scale)
+        pad = own + _padding_logit(a, b, c, (fd, fh, fw))
+    queries = _Queries(q, a[..., :fw], b[..., :fd, :fw], c[..., :fh, :fw], pad)
 
-    padded = (fd, fh, fw) != (window,) * 3
-    peak = logits.max(-1, keepdims=True)
-    if padded:
-        own = product("ndhwxk,xk->nxdhw", tokens.q * scale, bias.k)
-        pad = own + _padding_logit(a_NXDHWS, b_NXDHTS, c_NXDHTS, (fd, fh, fw))
-        peak = jnp.maximum(peak, pad[..., None])
-    peak = jax.lax.stop_gradient(peak)
-    weights = jnp.exp(logits - peak)
-    total = weights.sum(-1, keepdims=True)
-    values = tokens.v.reshape(n, -1, x, k)
-    if not padded:
-        out = product("nxdhws,nsxk->nxdhwk", weights.astype(precision.compute), values) / total
+    def attended(part: _Queries) -> Array:
+        """Every query of `part` attends to all keys. Shaped like `part.q`."""
+        between = part.b[..., None, :] + part.c[..., None, :, :]
+        position = part.a[..., None, None, :] + between[:, :, :, :, None]
+        logits = product("nxqk,nxsk->nxqs", part.q.reshape(n, x, -1, k), key)
+        logits += position.reshape(logits.shape)
+        peak = logits.max(-1, keepdims=True)
+        if part.pad is not None:
+            pad = part.pad.reshape(peak.shape)
+            peak = jnp.maximum(peak, pad)
+        peak = jax.lax.stop_gradient(peak)
+        weights = jnp.exp(logits - peak)
+        total = weights.sum(-1, keepdims=True)
+        out = product("nxqs,nxsk->nxqk", weights.astype(precision.compute), value)
+        if part.pad is not None:
+            pad_weight = jnp.exp(pad - peak)
+            out += pad_weight * bias.v[:, None]
+            total += pad_weight
+        return (out / total).astype(precision.compute).reshape(part.q.shape)
+
+    logits_bytes = 4 * n * x * (fd * fh * fw) ** 2
+    if jax.default_backend() == "cpu" and logits_bytes > _WHOLE_ON_CPU:
+        out = _slab_by_slab(attended, queries)
     else:
-        pad_weight = jnp.exp(pad[..., None] - peak)
-        out = product("nxdhws,nsxk->nxdhwk", weights.astype(precision.compute), values)
-        out = out + pad_weight * bias.v[:, None, None, None]
-        out = out / (total + pad_weight)
-    return out.transpose(0, 2, 3, 4, 1, 5).astype(precision.compute)
+        out = attended(queries)
+    return out.transpose(0, 2, 3, 4, 1, 5)
+
+
+def _slab_by_slab(attended: Callable[[_Queries], Array], queries: _Queries) -> Array:
+    """`attended(queries)`, one `d` after the other."""
+    slabs = jax.tree.map(lambda t: jnp.moveaxis(t, 2, 0)[:, :, :, None], queries)
+
+    # The output takes the queries' place. XLA would set up buffers of their own, which depend on
+    # nothing, for all blocks at once.
+    def replace(out: Array, step: tuple[Array, _Queries]) -> tuple[Array, None]:
+        d, slab = step
+        return jax.lax.dynamic_update_index_in_dim(out, attended(slab), d, axis=0), None
+
+    out, _ = jax.lax.scan(replace, slabs.q, (jnp.arange(len(slabs.q)), slabs))
+    return jnp.moveaxis(out[:, :, :, 0], 0, 2)
 
 
 def _position_logits(
@@ -156,19 +196,27 @@ def _position_logits(
 
     A query position beyond the filled width is padding, and its query is the bias (trap 2).
 
+    Args:
+        q: `[N, X, fd, fh, fw, K]`.
+        bias_q: `[X, K]`.
+
     Returns:
         A `[N, X, fd, fh, fw, window]`, B and C `[N, X, fd, fh, window, window]`, float32.
     """
-    n, fd, fh, fw, x, k = q.shape
+    n, x, fd, fh, fw, _ = q.shape
     offset = jnp.arange(window)[:, None] - jnp.arange(window)[None] + window - 1
     rel_d, rel_h, rel_w = (table.astype(q.dtype)[offset] for table in tables)
-    whole = q
+    # Outputs ordered as the product leaves them (batch, left, right): any other order makes XLA
+    # swap the operands and copy the larger one against its grain.
+    a = product("nxdhwk,dsk->dnxhws", q, rel_d[:fd]).transpose(1, 2, 0, 3, 4, 5)
+    b = product("nxdhtk,hsk->hnxdts", q, rel_h[:fh]).transpose(1, 2, 3, 0, 4, 5)
+    c = product("nxdhtk,tsk->tnxdhs", q, rel_w[:fw]).transpose(1, 2, 3, 4, 0, 5)
     if fw < window:
-        tail = jnp.broadcast_to(bias_q, (n, fd, fh, window - fw, x, k))
-        whole = jnp.concatenate([q, tail], axis=3)
-    a = product("ndhwxk,dsk->nxdhws", q, rel_d[:fd])
-    b = product("ndhtxk,hsk->nxdhts", whole, rel_h[:fh])
-    c = product("ndhtxk,tsk->nxdhts", whole, rel_w)
+        shape = (n, x, fd, fh, window - fw, window)
+        tail_b = product("xk,hsk->xhs", bias_q, rel_h[:fh])[:, None, :, None]
+        tail_c = product("xk,tsk->xts", bias_q, rel_w[fw:])[:, None, None]
+        b = jnp.concatenate([b, jnp.broadcast_to(tail_b, shape)], axis=-2)
+        c = jnp.concatenate([c, jnp.broadcast_to(tail_c, shape)], axis=-2)
     return a, b, c
 
 

@@ -94,6 +94,25 @@ def test_any_filling_of_a_window(fill: tuple[int, int, int]) -> None:
         assert relative(out, oracle(inputs, 4)) < 1e-12
 
 
+@pytest.mark.parametrize("window", [4, 6])
+def test_slab_by_slab_equals_the_padded_form(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    """What a CPU does with many logits, without and with padding."""
+    monkeypatch.setattr(attention, "_WHOLE_ON_CPU", 0)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    with jax.enable_x64(True):
+        inputs = draw((4, 4, 4), window, 2, 4, "float64")
+        in_slabs = partial(ours.__wrapped__, window=window, dtype="float64")
+        assert "scan" in str(jax.make_jaxpr(in_slabs)(inputs))
+        out, back = jax.vjp(jax.jit(in_slabs), inputs)
+        wanted, wanted_back = jax.vjp(lambda i: oracle(i, window), inputs)
+        assert relative(out, wanted) < 1e-12
+        probe = jnp.cos(wanted)
+        for part, wanted_part in zip(
+            jax.tree.leaves(back(probe)), jax.tree.leaves(wanted_back(probe)), strict=True
+        ):
+            assert np.linalg.norm(part - wanted_part) < 1e-11 * np.linalg.norm(probe)
+
+
 def test_extreme_logits_stay_finite() -> None:
     """A position term of hundreds overflows a naive sum of exponentials."""
     tokens, bias, tables = draw((3, 3, 3), 5, 2, 8, "float32")
