@@ -13,7 +13,7 @@ def get_config() -> ExperimentConfig:
     cfg = ExperimentConfig(name="quickstart")
     cfg.data.dataset = "datasets/phantom"
     cfg.data.builder = "phantom"
-    cfg.data.builder_cases = 90
+    cfg.data.builder_cases = 180
     cfg.data.spacing_mm = 2.0  # 32 voxels: a crop of 64 mm around the dose box
     cfg.data.jitter = 3
     cfg.data.flip_axes = (0, 1, 2)
@@ -27,7 +27,8 @@ def get_config() -> ExperimentConfig:
     cfg.optim.warmup_steps = 20
     cfg.optim.milestones = (0.6, 0.75, 0.9)
     cfg.optim.decay = 0.3
-    cfg.steps = 2000
+    cfg.mesh.cpu_devices = 2  # one model of this size does not keep two cores busy
+    cfg.steps = 4500
     cfg.log_every = 50
     cfg.checkpoint_every = 500
     return cfg

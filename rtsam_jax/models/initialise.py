@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from scipy import ndimage
 
 # First match decides; scales follow the reference's layers where it draws, and are otherwise ours.
 _TABLE = (
@@ -32,6 +33,8 @@ _TABLE = (
     (r"prompt_encoder/mask_downscaling/conv\d/bias$", "normal"),
     (r".*/bias$", "zeros"),
     (r"mask_decoder/upscaling/conv\d/kernel$", "fan_last"),  # every output voxel has one input
+    # What a patch holds is smooth: of white noise as filters, most of the response is noise.
+    (r"image_encoder/patch_embed/kernel$", "smooth"),
     (r".*/kernel$", "fan_all"),
 )
 
@@ -47,10 +50,23 @@ def _draw(seed: int, path: str, shape: tuple[int, ...]) -> np.ndarray:
     kind = _kind(path)
     if kind in ("zeros", "ones"):
         return np.full(shape, float(kind == "ones"), np.float32)
-    fan_in = {"fan_last": shape[-2:-1], "fan_all": shape[:-1]}.get(kind, ())
+    fan_in = {"fan_last": shape[-2:-1], "fan_all": shape[:-1], "smooth": shape[:-1]}.get(kind, ())
     scale = math.prod(fan_in) ** -0.5
     stream = np.random.default_rng([seed, zlib.crc32(path.encode())])
-    return np.float32(scale) * stream.standard_normal(shape, np.float32).clip(-3, 3)
+    noise = stream.standard_normal(shape, np.float32).clip(-3, 3)
+    return np.float32(scale) * (_smooth(noise) if kind == "smooth" else noise)
+
+
+def _smooth(noise: np.ndarray) -> np.ndarray:
+    """Filters `[p, p, p, C_in, C_out]` without fine detail, at unit scale.
+
+    Most of each filter's mean is taken out, since otherwise all of them would answer to a patch's
+    brightness alone.
+    """
+    sigma = 3 / 16 * noise.shape[0]
+    filters = ndimage.gaussian_filter(noise, (sigma,) * 3 + (0, 0), mode="nearest")
+    filters -= 0.8 * filters.mean((0, 1, 2), keepdims=True)
+    return filters / filters.std()
 
 
 def draw_parameters(
