@@ -34,6 +34,7 @@ __all__ = [
     "label_to_grid",
     "model_grid",
     "preprocess",
+    "require_overlap",
     "to_native",
 ]
 
@@ -126,12 +127,7 @@ def preprocess(
     _require_usable(image, f"image of {name}")
     _require_usable(dose, f"dose of {name}")
     grid = model_grid(image, spec.spacing_mm, name=name)
-    covered = inside_extent(dose.shape, index_map(dose.affine, grid.affine), grid.shape)
-    if not covered.any():
-        raise NoOverlap(
-            f"The dose of {name} covers no voxel of its image; check that both belong to the same "
-            "frame of reference, or register the dose to the image."
-        )
+    covered = require_overlap(dose, grid, what="dose", name=name)
     roi, dmax = roi_on_grid(
         dose.array,
         dose.affine,
@@ -187,6 +183,21 @@ def model_grid(image: Space, spacing_mm: float, *, name: str = "this case") -> G
     return Grid((x, y, z), image.affine @ matrix)
 
 
+def require_overlap(volume: Space, grid: Space, *, what: str, name: str) -> np.ndarray:
+    """Which voxels of the grid lie inside a volume, `what` of case `name`: bool `[X, Y, Z]`.
+
+    Raises:
+      NoOverlap: none does.
+    """
+    covered = inside_extent(volume.shape, index_map(volume.affine, grid.affine), grid.shape)
+    if not covered.any():
+        raise NoOverlap(
+            f"The {what} of {name} covers no voxel of its image; check that both belong together, "
+            f"or register the {what} to the image."
+        )
+    return covered
+
+
 def label_to_grid(label: Volume, grid: Grid, *, name: str = "label") -> np.ndarray:
     """A mask on the model grid: linear interpolation, cut at one half; uint8 [X, Y, Z].
 
@@ -197,10 +208,7 @@ def label_to_grid(label: Volume, grid: Grid, *, name: str = "label") -> np.ndarr
       NoOverlap: the label's and the model's grids share no space; `name` says whose.
     """
     matrix = index_map(label.affine, grid.affine)
-    if not inside_extent(label.shape, matrix, grid.shape).any():
-        raise NoOverlap(
-            f"The label of {name} covers no voxel of its image; check that both belong together."
-        )
+    require_overlap(label, grid, what="label", name=name)
     result = resample(label.array != 0, matrix, grid.shape) >= _HALF
     lesions, count = ndimage.label(label.array != 0, np.ones((3, 3, 3), bool))
     present = _lesions_at(lesions, np.argwhere(result), matrix)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.nifti import read_label, read_volume
-from rtsam_jax.data.preprocess import Grid, Space, model_grid
-from rtsam_jax.errors import NoOverlap
-from rtsam_jax.geometry import index_map, inside_extent
+from rtsam_jax.data.preprocess import Grid, model_grid, require_overlap
 from rtsam_jax.prompts.dose import dmax
 
 
@@ -37,13 +35,3 @@ def check_held_out(cases: Sequence[Case], spacing_mm: float) -> None:
             require_overlap(dose, grids[scan], what="dose", name=case.id)
             dmax(dose.array, name=case.id)
         require_overlap(read_label(case.label), grids[scan], what="label", name=case.id)
-
-
-def require_overlap(volume: Space, grid: Space, *, what: str, name: str) -> None:
-    """Raises `NoOverlap` where a volume, `what` of case `name`, has no voxel of the model grid."""
-    matrix = index_map(volume.affine, grid.affine)
-    if not inside_extent(volume.shape, matrix, grid.shape).any():
-        raise NoOverlap(
-            f"The {what} of {name} covers no voxel of its image; check that both belong together, "
-            f"or register the {what} to the image."
-        )

@@ -15,8 +15,7 @@ from rtsam_jax.data.cases import Case
 from rtsam_jax.data.crops import blend, crop_origins, extract
 from rtsam_jax.data.nifti import Volume, read_label
 from rtsam_jax.data.pipeline import Neighbourhood, preprocess_case
-from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, to_native
-from rtsam_jax.evaluation.check import require_overlap
+from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, require_overlap, to_native
 from rtsam_jax.evaluation.trivial import (
     RoiRule,
     Rule,

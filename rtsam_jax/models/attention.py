@@ -22,7 +22,7 @@ from rtsam_jax.models.layers import Array, Precision
 
 # On a CPU, logits of more bytes than this are computed slab by slab. A whole block's (12.6 MB in
 # ViT-B) leave the cache, and the allocator gives them back to the system after each use: page
-# faults took a sixth of the encoder's CPU time.
+# faults, which cost time where memory is short.
 _WHOLE_ON_CPU = 8 * 2**20
 
 
