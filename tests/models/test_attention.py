@@ -94,10 +94,14 @@ def test_any_filling_of_a_window(fill: tuple[int, int, int]) -> None:
         assert relative(out, oracle(inputs, 4)) < 1e-12
 
 
+@pytest.mark.parametrize("slabs", [2, 4])
 @pytest.mark.parametrize("window", [4, 6])
-def test_slab_by_slab_equals_the_padded_form(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+def test_slab_by_slab_equals_the_padded_form(
+    monkeypatch: pytest.MonkeyPatch, window: int, slabs: int
+) -> None:
     """What a CPU does with many logits, without and with padding."""
-    monkeypatch.setattr(attention, "_WHOLE_ON_CPU", 0)
+    logits_bytes = 4 * 2 * 4**6  # float32, two heads, 4^3 queries and keys
+    monkeypatch.setattr(attention, "_WHOLE_ON_CPU", logits_bytes // slabs)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     with jax.enable_x64(True):
         inputs = draw((4, 4, 4), window, 2, 4, "float64")
