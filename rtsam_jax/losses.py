@@ -139,40 +139,6 @@ def iou_head_loss(
     return (iou_pred.astype(jnp.float32) - actual) ** 2
 
 
-def _focus_parts(
-    logits: jax.Array, label: jax.Array, roi: jax.Array, cfg: LossConfig
-) -> dict[str, jax.Array]:
-    """Both terms of Eq. (1), unweighted, named as their weights in `cfg`; weight 0 is left out."""
-    parts = {}
-    if cfg.dice:
-        parts["dice"] = roi_dice_loss(logits, label, roi, cfg.epsilon)
-    if cfg.focal_tversky:
-        parts["focal_tversky"] = focal_tversky_loss(
-            logits,
-            label,
-            roi,
-            alpha=cfg.alpha,
-            beta=cfg.beta,
-            gamma=cfg.gamma,
-            epsilon=cfg.epsilon,
-        )
-    return parts
-
-
-def _weighted_sum(parts: dict[str, jax.Array], cfg: LossConfig, batch: int) -> jax.Array:
-    total = jnp.zeros((batch,), jnp.float32)
-    for name, value in parts.items():
-        total += getattr(cfg, name) * value
-    return total
-
-
-def small_target_focus_loss(
-    logits: jax.Array, label: jax.Array, roi: jax.Array, cfg: LossConfig
-) -> jax.Array:
-    """`cfg.dice` * Eq. (2) + `cfg.focal_tversky` * Eq. (3), both inside the ROI: Eq. (1), [B]."""
-    return _weighted_sum(_focus_parts(logits, label, roi, cfg), cfg, logits.shape[0])
-
-
 def segmentation_loss(
     logits: jax.Array,
     label: jax.Array,
@@ -182,7 +148,9 @@ def segmentation_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The whole loss of one prediction, per case; the caller takes the mean over the batch.
 
-    A term of weight 0 is neither computed nor reported.
+    `cfg.dice` * Eq. (2) + `cfg.focal_tversky` * Eq. (3), both inside the ROI, are the small target
+    focus loss of Eq. (1); Dice-CE over the crop and the IoU head's loss are added. A term of
+    weight 0 is neither computed nor reported.
 
     Args:
         logits: [B, X, Y, Z].
@@ -199,7 +167,19 @@ def segmentation_loss(
     Raises:
         ConfigError: `cfg.iou_head` has a weight but there is no `iou_pred`.
     """
-    parts = _focus_parts(logits, label, roi, cfg)
+    parts = {}
+    if cfg.dice:
+        parts["dice"] = roi_dice_loss(logits, label, roi, cfg.epsilon)
+    if cfg.focal_tversky:
+        parts["focal_tversky"] = focal_tversky_loss(
+            logits,
+            label,
+            roi,
+            alpha=cfg.alpha,
+            beta=cfg.beta,
+            gamma=cfg.gamma,
+            epsilon=cfg.epsilon,
+        )
     if cfg.dice_ce:
         parts["dice_ce"] = dice_ce(logits, label, cfg.epsilon)
     if cfg.iou_head:
@@ -208,7 +188,9 @@ def segmentation_loss(
                 "config.loss.iou_head needs a model that predicts an IoU; set it to 0."
             )
         parts["iou_head"] = iou_head_loss(iou_pred, logits, label)
-    loss = _weighted_sum(parts, cfg, logits.shape[0])
+    loss = jnp.zeros(logits.shape[0], jnp.float32)
+    for name, value in parts.items():
+        loss += getattr(cfg, name) * value
 
     truth = label != 0
     lost = truth.any(_VOXELS) & ~(truth & (roi != 0)).any(_VOXELS)

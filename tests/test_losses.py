@@ -57,7 +57,8 @@ class TestByHand:
         np.testing.assert_allclose(got, [(1 - index) ** gamma], rtol=1e-5)
 
     def test_small_target_focus(self) -> None:
-        got = losses.small_target_focus_loss(self.logits, self.label, self.roi, LossConfig())
+        cfg = LossConfig(dice_ce=0.0)  # the paper's literal Eq. (1)
+        got, _ = losses.segmentation_loss(self.logits, self.label, self.roi, None, cfg)
         expected = 0.7 * (1 - 3.8 / 4.65) + 0.3 * (1 - 2.4 / 2.825) ** 0.75
         np.testing.assert_allclose(got, [expected], rtol=1e-5)
 
@@ -199,7 +200,8 @@ def test_a_nearly_perfect_prediction_keeps_its_slope() -> None:
 
 def test_voxels_outside_the_roi_do_not_move_the_focus_loss() -> None:
     logits, label, roi = _volumes()
-    slope = jax.grad(lambda x: losses.small_target_focus_loss(x, label, roi, LossConfig()).sum())(
+    cfg = LossConfig(dice_ce=0.0)
+    slope = jax.grad(lambda x: losses.segmentation_loss(x, label, roi, None, cfg)[0].sum())(
         jnp.array(logits)
     )
     np.testing.assert_array_equal(np.asarray(slope)[~roi], 0)
@@ -243,13 +245,6 @@ def test_weight_zero_leaves_a_term_out(term: str) -> None:
     np.testing.assert_allclose(
         full - without, getattr(ALL_TERMS, term) * parts[term], rtol=1e-4, atol=1e-6
     )
-
-
-def test_paper_literal_setting_is_equation_1() -> None:
-    logits, label, roi = _volumes()
-    cfg = LossConfig(dice_ce=0.0)
-    loss, _ = losses.segmentation_loss(logits, label, roi, None, cfg)
-    np.testing.assert_array_equal(loss, losses.small_target_focus_loss(logits, label, roi, cfg))
 
 
 def test_truth_outside_the_roi_is_flagged() -> None:

@@ -107,14 +107,16 @@ def command_environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", **extra}
 
 
-def run_module(module: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`python -m rtsam_jax.<module> ...` to its end."""
+def run_module(
+    module: str, *arguments: object, cwd: Path, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """`python -m rtsam_jax.<module> ...` to its end, or until `timeout` seconds have passed."""
     return subprocess.run(
         [sys.executable, "-m", f"rtsam_jax.{module}", *map(str, arguments)],
         cwd=cwd,
         env=command_environment(),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=timeout,
         check=False,
     )

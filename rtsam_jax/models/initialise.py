@@ -96,11 +96,6 @@ def draw_parameters(
     return jax.tree.unflatten(structure, out)
 
 
-def initialise(model: nnx.Module, seed: int) -> None:
-    """Draws all parameters of a model in place, on the default device."""
-    nnx.update(model, draw_parameters(nnx.state(model), seed))
-
-
 def _names(path: tuple[Any, ...]) -> list[str]:
     """The keys of a pytree path that name the parameter, without the variable's own `value`."""
     keys = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]

@@ -142,14 +142,6 @@ def sample_clicks(
     return jnp.where(found, points, 0.0), labels.astype(jnp.int32)
 
 
-def sample_click(
-    key: jax.Array, prediction: jax.Array, truth: jax.Array, sampling: str
-) -> tuple[jax.Array, jax.Array]:
-    """One click: point [3] float32 and label, an int32 scalar. See `sample_clicks`."""
-    points, labels = sample_clicks(key, prediction, truth, 1, sampling)
-    return points[0], labels[0]
-
-
 def foreground(logits: jax.Array, threshold: float) -> jax.Array:
     """Voxels whose probability is at least `threshold`, bool; p = 0.5 is logit 0 (trap 11)."""
     if not 0 < threshold < 1:

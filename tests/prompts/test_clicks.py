@@ -21,8 +21,8 @@ SHAPES = st.sampled_from([(1, 1, 1), (2, 5, 3), (4, 1, 7)])  # few: each is comp
 WORD = st.integers(0, 2**32 - 1)
 
 _sample = jax.jit(clicks.sample_clicks, static_argnums=(3, 4))
-_sample_one_per_key = jax.jit(
-    jax.vmap(clicks.sample_click, in_axes=(0, None, None, None)), static_argnums=3
+_sample_per_key = jax.jit(
+    jax.vmap(clicks.sample_clicks, in_axes=(0, None, None, None, None)), static_argnums=(3, 4)
 )
 
 
@@ -120,9 +120,9 @@ def test_uniform_over_keys() -> None:
     """Fresh keys, one click each: how training draws them."""
     prediction, truth = _volumes((5, 3, 4), 7, 6)
     keys = jax.random.split(jax.random.key(3), 13 * 200)
-    points, labels = _sample_one_per_key(keys, jnp.array(prediction), jnp.array(truth), "uniform")
-    assert points.shape == (2600, 3) and labels.shape == (2600,)
-    drawn = np.ravel_multi_index(tuple(np.asarray(points).astype(int).T), prediction.shape)
+    points, labels = _sample_per_key(keys, jnp.array(prediction), jnp.array(truth), 1, "uniform")
+    assert points.shape == (2600, 1, 3) and labels.shape == (2600, 1)
+    drawn = np.ravel_multi_index(tuple(np.asarray(points[:, 0]).astype(int).T), prediction.shape)
     counts = np.array([(drawn == v).sum() for v in np.flatnonzero(prediction != truth)])
     assert counts.sum() == 2600 and stats.chisquare(counts).pvalue > 1e-3
 
@@ -159,7 +159,7 @@ class TestBalanced:
     def test_a_single_click_tosses_a_fair_coin(self) -> None:
         prediction, truth = _volumes((6, 7, 5), 90, 1)
         keys = jax.random.split(jax.random.key(1), 2000)
-        _, labels = _sample_one_per_key(keys, jnp.array(prediction), jnp.array(truth), "balanced")
+        _, labels = _sample_per_key(keys, jnp.array(prediction), jnp.array(truth), 1, "balanced")
         assert stats.binomtest(int(labels.sum()), 2000).pvalue > 1e-3
 
     @pytest.mark.parametrize(("missed", "excess", "label"), [(9, 0, 1), (0, 9, 0)])
@@ -196,6 +196,6 @@ def test_no_random_number_per_voxel() -> None:
 def test_misuse_is_a_typed_error() -> None:
     mask = jnp.zeros((2, 2, 2), bool)
     with pytest.raises(ConfigError, match="'random'"):
-        clicks.sample_click(jax.random.key(0), mask, ~mask, "random")
+        clicks.sample_clicks(jax.random.key(0), mask, ~mask, 1, "random")
     with pytest.raises(ConfigError, match="threshold"):
         clicks.foreground(jnp.zeros(1), 1.0)
