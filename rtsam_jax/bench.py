@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from rtsam_jax.benchmark.matrix_rate import matrix_rate
 from rtsam_jax.benchmark.ours import OurSide, synthetic_batch
 from rtsam_jax.benchmark.rival import RivalSide
 from rtsam_jax.benchmark.timing import Ratio, Timing, ratio, time_in_turn
@@ -144,17 +145,32 @@ def ratio_table(results: Sequence[Result]) -> Table:
     )
 
 
+def describe_rate(results: Sequence[Result], rate: float) -> str:
+    """How near the encoder comes to what a plain matrix product reaches.
+
+    Args:
+        rate: of `matrix_rate`, FLOP/s.
+    """
+    text = f"A plain float32 product of the size of its MLP runs at {_scaled(rate, 0)} GFLOP/s here"
+    ours = next((r.timings[0] for r in results if r.case == "encoder"), None)
+    if ours is None or ours.hand_flop is None:
+        return text + "."
+    reached = ours.hand_flop / ours.median_s / rate
+    return f"{text}; the encoder of {ours.side} reaches {reached:.0%} of that."
+
+
 def _scaled(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value / 1e9:.{digits}f}"
 
 
-def write_json(results: Sequence[Result], preset: str, path: Path) -> None:
+def write_json(results: Sequence[Result], preset: str, rate: float, path: Path) -> None:
     """Everything measured, with every single run; whole or not at all."""
     content = {
         "schema": SCHEMA_VERSION,
         "machine": machine(),
         "preset": preset,
         "dtype": "float32",
+        "matrix_flop_per_s": rate,
         "cases": [dataclasses.asdict(result) for result in results],
     }
     with written_whole(path) as beside:
@@ -175,13 +191,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     cases = CASES if arguments.case == "all" else (arguments.case,)
     results = run_bench(cases, arguments.preset, arguments.batch, arguments.rounds, arguments.rival)
+    rate = matrix_rate(get_spec(arguments.preset))
     where = machine()
     print(f"{arguments.preset}, float32, {where['cpu']}, {where['threads']} threads\n")
     print(render(time_table(results)))
     if any(result.ratio for result in results):
         print(render(ratio_table(results)))
+    print(describe_rate(results, rate))
     if arguments.json:
-        write_json(results, arguments.preset, arguments.json)
+        write_json(results, arguments.preset, rate, arguments.json)
 
 
 def _positive(text: str) -> int:

@@ -38,6 +38,7 @@ def test_the_command_prints_a_table_and_writes_every_number(
     assert cells[2:] == [["encoder", "1", "rtsam_jax"], ["step", "2", "rtsam_jax"]]
 
     written = json.loads(path.read_text())
+    assert written["matrix_flop_per_s"] > 0
     assert written["preset"] == "test" and written["machine"]["threads"] >= 1
     encoder, step = written["cases"]
     for case, measured in (("encoder", encoder), ("step", step)):
@@ -60,6 +61,14 @@ def test_xla_counts_about_what_the_hand_counts() -> None:
     convolution = 2 * spec.grid**3 * 27 * spec.prompt_width**2
     once = ours.hand_flop - 2 / 3 * convolution
     assert once < ours.xla_flop < 1.3 * once
+
+
+def test_the_encoder_is_set_against_the_rate_of_a_plain_product() -> None:
+    timing = Timing("ours", 0, 0, 50e9, None, [0.5, 0.5, 0.9], [1.0, 1.0, 1.0])
+    encoder = bench.Result("encoder", 1, [timing], None)
+    text = bench.describe_rate([encoder], 200e9)
+    assert "runs at 200 GFLOP/s" in text and "ours reaches 50% of that" in text
+    assert bench.describe_rate([], 200e9).endswith("200 GFLOP/s here.")
 
 
 def test_flop_of_the_published_encoder() -> None:

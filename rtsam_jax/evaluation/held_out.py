@@ -5,6 +5,7 @@ The test mode is text and box alone, no clicks (Sec. 4.2).
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rtsam_jax.evaluation.scoring import Method, score_cases, trivial_methods
 from rtsam_jax.metrics.summary import CaseMetrics
 from rtsam_jax.models.presets import get_spec
 
+_NAMED = 5  # cases that a note names
 MODEL = "model"
 SHUFFLED = "model, task shuffled"
 
@@ -73,14 +75,12 @@ def evaluate_held_out(
         if i % max(1, count // 10) == 0 or i == count:
             print(f"evaluated {i}/{count} cases", flush=True)
     notes = _notes(data.held_out, outside)
-    if not labelled:
-        print(f"split {data.held_out_name}: {notes[0]}", flush=True)
-        return found
     heading = f"{data.dataset.name} ({data.dataset.kind}), split {data.held_out_name}"
     print(f"\n{heading}\n{write_tables(folder, found, heading, notes)}", flush=True)
     chosen = pick_for_figures(found[MODEL], cfg.figures)
     by_id = {case.id: case for case in data.held_out}
     draw = [by_id[found[MODEL][i].case] for i in chosen]
+    shutil.rmtree(folder / "figures", ignore_errors=True)  # an earlier evaluation's choice
     for scored in score_cases(draw, data.modality, spec, {MODEL: own}):
         draw_overlay(scored, MODEL, data.dataset.kind, folder / "figures")
     print(f"tables and {len(draw)} overlays are in {folder}", flush=True)
@@ -99,10 +99,11 @@ def _notes(cases: Sequence[Case], outside: Mapping[str, float]) -> list[str]:
             f"Not scored, for want of a label: {len(unscored)} of {len(cases)} held-out cases "
             f"({', '.join(unscored)})."
         )
-    if partly := [f"{case} {share:.1%}" for case, share in outside.items() if share > 0]:
+    if partly := sorted((-share, case) for case, share in outside.items() if share > 0):
+        largest = ", ".join(f"{case} {-share:.1%}" for share, case in partly[:_NAMED])
         notes.append(
-            "Share of the image outside the dose grid, where dose counts as 0: "
-            f"{', '.join(partly)}."
+            f"Images that reach beyond their dose grid, where dose counts as 0: {len(partly)} of "
+            f"{len(outside)}; the largest share outside: {largest}."
         )
     return notes
 

@@ -41,15 +41,23 @@ def test_unscored_cases_and_missing_dose_are_told(
         return capsys.readouterr().out
 
     unscored = "Not scored, for want of a label: 1 of 2 held-out cases (p4_ce)."
-    outside = "Share of the image outside the dose grid, where dose counts as 0: p3_orn 25.0%."
+    outside = (
+        "Images that reach beyond their dose grid, where dose counts as 0: 1 of 1; the largest "
+        "share outside: p3_orn 25.0%."
+    )
     printed = evaluate(first, second)
     tables = tmp_path / "evaluation" / "test" / "tables.md"
     for text in (printed, tables.read_text()):
         assert unscored in text and outside in text
     assert "evaluated 1/1 cases" in printed
     assert "Not scored" not in evaluate(data.held_out[0])
-    assert "Not scored" not in tables.read_text() and "Share of" not in tables.read_text()
+    assert "Not scored" not in tables.read_text() and "dose grid" not in tables.read_text()
+    figures = tmp_path / "evaluation" / "test" / "figures"
+    assert [path.stem for path in figures.iterdir()] == ["p3_orn"]
+    # Nothing to score: nothing of the evaluation before is left to be taken for this one's.
     assert "1 of 1 held-out cases (p4_ce)" in evaluate(second)
+    assert "1 of 1 held-out cases (p4_ce)" in tables.read_text()
+    assert "p3_orn" not in tables.read_text() and not figures.exists()
 
 
 def case(name: str, *, patient: str = "p", task: str = "orn", label: bool = True) -> Case:
