@@ -22,7 +22,7 @@ from tests.tiny import tiny_config
 def test_unscored_cases_and_missing_dose_are_told(
     tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg = tiny_config(tiny_dataset, figures=0)
+    cfg = tiny_config(tiny_dataset, figures=1)
     data = load_run_data(cfg)
     first, second = data.held_out
     dose = read_volume(first.dose)
