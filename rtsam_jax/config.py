@@ -9,6 +9,7 @@ reason this module does not postpone the evaluation of its annotations.
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,6 +166,18 @@ class ExperimentConfig:
             section, key = name.split(".")
             value = getattr(getattr(self, section), key)
             need(value in allowed, name, "one of " + ", ".join(map(repr, allowed)))
+        for name, value in _leaves(dataclasses.asdict(self)):
+            numbers = value if isinstance(value, tuple) else (value,)
+            finite = all(not isinstance(x, float) or math.isfinite(x) for x in numbers)
+            need(finite, name, "finite")
+        need(
+            not self.evaluate
+            or self.data.inner_folds > 0
+            or self.data.eval_split != self.data.train_split,
+            "data.eval_split",
+            "another split than data.train_split (or set evaluate=False)",
+        )
+        need(self.data.builder_cases >= 0, "data.builder_cases", "0 or more")
         positive = ("batch_size", "log_every", "checkpoint_every", "keep_checkpoints")
         for name in positive:
             need(getattr(self, name) >= 1, name, "at least 1")
@@ -234,11 +247,12 @@ class ExperimentConfig:
             ConfigError: a field that this version does not know.
         """
         cfg = cls()
+        fields = {field.name for field in dataclasses.fields(cfg)}
         for name, value in values.items():
-            if not hasattr(cfg, name):
+            if name not in fields:
                 raise ConfigError(f"the recorded config.{name} is unknown to this version.")
-            if isinstance(value, dict):
-                section = getattr(cfg, name)
+            section = getattr(cfg, name)
+            if isinstance(value, dict) and dataclasses.is_dataclass(section):
                 known = {field.name for field in dataclasses.fields(section)}
                 if extra := set(value) - known:
                     raise ConfigError(
@@ -249,3 +263,14 @@ class ExperimentConfig:
             else:
                 setattr(cfg, name, value)
         return cfg
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and values of all fields of `dataclasses.asdict`."""
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found += _leaves(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, value))
+    return found

@@ -16,20 +16,33 @@ from pathlib import Path
 from rtsam_jax.config import ExperimentConfig, MeshConfig
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.selection import load_run_data
-from rtsam_jax.errors import ConfigError, run_command
+from rtsam_jax.errors import ConfigError, UnreadableFile, run_command
 from rtsam_jax.evaluation.held_out import MODEL, evaluate_held_out
 from rtsam_jax.evaluation.inference import CropPredictor, make_crop_predictor
+from rtsam_jax.flags import check_types
 from rtsam_jax.metrics.summary import CaseMetrics, paired_bootstrap
 from rtsam_jax.report.tables import Table, read_cases, render
 from rtsam_jax.training.checkpoint import check_tasks, restore_params
-from rtsam_jax.training.run import prepare_training, read_record
+from rtsam_jax.training.run import RECORD, prepare_training, read_record
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import abstract_model
 
 
 def load_run_config(run: Path) -> ExperimentConfig:
-    """The configuration a run was started with; `MissingFile` if this is not a run's folder."""
+    """The configuration a run was started with.
+
+    Raises:
+        MissingFile, UnreadableFile: this is not a run's folder; its record is damaged.
+        ConfigError: the record has a field that this version does not know.
+    """
     cfg = ExperimentConfig.from_dict(read_record(run)["config"])
+    try:
+        check_types(cfg, ExperimentConfig(), "config")
+        cfg.validate()
+    except ConfigError as cause:
+        raise UnreadableFile(
+            f"{run / RECORD} is damaged: {str(cause).rstrip('.')}; bring it back from a copy."
+        ) from cause
     return dataclasses.replace(cfg, out=str(run))
 
 
@@ -104,6 +117,7 @@ def main() -> None:
     if arguments.split:
         cfg.data.eval_split, cfg.data.inner_folds, cfg.data.inner_fold = arguments.split, 0, -1
     cfg.evaluate = True  # so that a split without cases is an error
+    cfg.data.builder, cfg.data.builder_cases = "", 0  # a dataset that is gone is not made anew
     data = load_run_data(cfg)
     if arguments.shuffle_task:
         check_shuffle(cfg, data.tasks)

@@ -52,17 +52,25 @@ def parse_config(argv: Sequence[str], *, usage: str) -> ExperimentConfig:
     cfg = values["config"].value
     if not isinstance(cfg, ExperimentConfig):
         raise ConfigError("get_config() of the config file must return an ExperimentConfig.")
-    _check_section(cfg, ExperimentConfig(), "config")
+    check_types(cfg, ExperimentConfig(), "config")
     # `orn,ce` is no Python literal, so it arrives as one text.
     cfg.data.tasks = tuple(name for text in cfg.data.tasks for name in text.split(","))
     cfg.validate()
     return cfg
 
 
-def _check_section(section: Any, default: Any, path: str) -> None:
-    """Raises for what a config file can do and the command line cannot: new fields, other types.
+def check_types(section: Any, default: Any, path: str) -> None:
+    """Raises for what a file can do and the command line cannot: new fields, other types.
+
+    Args:
+        section: a dataclass, mended in place.
+        default: the same with its defaults, whose types count.
+        path: of the section, for messages.
 
     Lists become tuples and integers floats where the field has such, as on the command line.
+
+    Raises:
+        ConfigError, UnknownConfigField: name the field.
     """
     known = {field.name for field in dataclasses.fields(default)}
     if extra := sorted(set(vars(section)) - known):
@@ -72,7 +80,7 @@ def _check_section(section: Any, default: Any, path: str) -> None:
         if dataclasses.is_dataclass(like):
             if type(value) is not type(like):
                 raise ConfigError(f"{path}.{name} is {value!r}, but it must stay a section.")
-            _check_section(value, like, f"{path}.{name}")
+            check_types(value, like, f"{path}.{name}")
             continue
         if isinstance(like, tuple) and isinstance(value, list):
             setattr(section, name, tuple(value))

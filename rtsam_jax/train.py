@@ -16,6 +16,7 @@ from flax import nnx
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.pipeline import batches_from, training_batches
+from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import run_command
 from rtsam_jax.evaluation.check import check_held_out
@@ -29,13 +30,14 @@ from rtsam_jax.training.checkpoint import RunCheckpoints, check_tasks, write_mod
 from rtsam_jax.training.loop import train
 from rtsam_jax.training.run import (
     environment,
+    fingerprints,
     has_steps,
     open_run_folder,
     prepare_training,
     total_steps,
 )
 from rtsam_jax.training.sharding import make_mesh
-from rtsam_jax.training.state import Built, build
+from rtsam_jax.training.state import Built, build, require_encoder_weights
 from rtsam_jax.training.step import make_train_step
 
 
@@ -43,11 +45,12 @@ def run(cfg: ExperimentConfig) -> Built:
     """Everything `python -m rtsam_jax.train` does, for a validated config."""
     spec = get_spec(cfg.model.preset)
     mesh = make_mesh(cfg.mesh, cfg.batch_size)
+    require_encoder_weights(cfg)  # before a dataset is built
     data = load_run_data(cfg)
     steps = total_steps(cfg, len(data.train))
     optimizer = make_optimizer(cfg.optim, steps)
     built = build(cfg, len(data.tasks), optimizer, mesh)
-    with open_run_folder(cfg, [case.id for case in data.train]) as folder:
+    with open_run_folder(cfg, fingerprints(data.train)) as folder:
         if has_steps(folder) and (folder / "model.json").exists():
             check_tasks(folder, data.tasks)
         write_model_json(folder, {"tasks": data.tasks, "preset": cfg.model.preset, **environment()})
@@ -60,7 +63,7 @@ def run(cfg: ExperimentConfig) -> Built:
             flush=True,
         )
         if cfg.evaluate:
-            check_held_out(data.held_out, cfg.data.spacing_mm)
+            check_held_out(data.held_out, data.modality, PreprocessSpec.from_config(cfg))
         cases = prepare_training(cfg, data)
         with closing(RunCheckpoints(folder, keep=cfg.keep_checkpoints)) as checkpoints:
             if checkpoints.latest_step is not None:

@@ -21,7 +21,7 @@ PACKAGE = REPOSITORY / "rtsam_jax"
 BASE = frozenset({"errors", "config", "geometry"})
 PARTS = frozenset({"models", "weights", "losses", "metrics", "optim", "prompts", "data"})
 SERVICES = frozenset({"report", "evaluation", "training", "benchmark", "flags"})
-COMMANDS = frozenset({"train", "evaluate", "predict", "bench", "prepare"})
+COMMANDS = frozenset({"train", "evaluate", "bench"})
 
 # Part -> what it may import of rtsam_jax besides itself; a dotted entry allows that one module.
 ALLOWED: dict[str, frozenset[str]] = {

@@ -23,8 +23,9 @@ MODALITIES = ("CT", "MR")
 
 Scalar = str | int | float | bool
 
-# Ids and task names become parts of file names in caches, tables and figures.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Ids, task names and splits become parts of file and folder names.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME_RULE = "letters, digits, '.', '_' and '-' only, 100 at most, a letter or digit first"
 _RESERVED = "all"  # heads the row over every task in the tables (rtsam_jax.metrics.summary)
 _DATASET_FIELDS = ("schema", "name", "kind", "description", "tasks", "cases")
 _TASK_FIELDS = ("modality", "title")
@@ -127,6 +128,11 @@ def write_dataset(
     write_json(root / FILE_NAME, document)
 
 
+def is_name(text: str) -> bool:
+    """Whether a text may become a file's or folder's name; see `_NAME_RULE`."""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_patients(splits: Mapping[str, str], patients: Mapping[str, str], where: str) -> None:
     """Raises `SplitError` where a patient's cases carry two split names.
 
@@ -185,8 +191,8 @@ def _parse_tasks(entries: Any, path: Path) -> tuple[TaskInfo, ...]:
     tasks = []
     for name, entry in entries.items():
         where = f"{path}: task {name!r}"
-        if not _NAME.fullmatch(name):
-            _fail(where, "name", "letters, digits, '.', '_' and '-' only")
+        if not is_name(name):
+            _fail(where, "name", _NAME_RULE)
         if name == _RESERVED:
             _fail(where, "name", "another, since tables call the row over all tasks so")
         if not isinstance(entry, dict):
@@ -204,8 +210,9 @@ def _parse_case(entry: Any, at: int, tasks: tuple[str, ...], path: Path) -> Case
     if isinstance(entry.get("id"), str):
         where = f"{path}: case {entry['id']!r}"
     _check_fields(entry, _CASE_FIELDS, _CASE_REQUIRED, where)
-    if not _NAME.fullmatch(_text(entry, "id", where)):
-        _fail(where, "id", "made of letters, digits, '.', '_' and '-', for file names")
+    for key in ("id", "split"):
+        if key in entry and not is_name(_text(entry, key, where)):
+            _fail(where, key, _NAME_RULE, entry[key])
     files = {key: _file(entry, key, where, path.parent) for key in ("image", "dose")}
     return Case(
         id=entry["id"],
@@ -213,7 +220,7 @@ def _parse_case(entry: Any, at: int, tasks: tuple[str, ...], path: Path) -> Case
         task=_choice(entry, "task", tasks, where),
         label=_file(entry, "label", where, path.parent) if "label" in entry else None,
         record=_record(entry.get("record", {}), where),
-        split=_text(entry, "split", where) if "split" in entry else None,
+        split=entry.get("split"),
         **files,
     )
 
@@ -279,6 +286,8 @@ def _text(entry: Mapping[str, Any], key: str, where: str, *, empty: bool = False
     value = entry[key]
     if not isinstance(value, str) or not (empty or value.strip()):
         _fail(where, key, "a text" if empty else "a text that is not empty", value)
+    if value != value.strip():  # "p1 " would be another patient than "p1"
+        _fail(where, key, "a text without spaces around it", value)
     return value
 
 

@@ -26,11 +26,8 @@ the cube's middle is put at 0 mm, as the NIfTI form does.
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,10 +37,10 @@ from typing import Any
 import numpy as np
 
 from rtsam_jax.data.cases import TaskInfo, write_dataset
+from rtsam_jax.data.new_folder import new_folder
 from rtsam_jax.data.nifti import Volume, read_volume, write_volume
 from rtsam_jax.errors import (
     MissingFile,
-    OutputExists,
     RTSamError,
     UnreadableFile,
     VolumeError,
@@ -228,14 +225,9 @@ def build(source: Path, root: Path) -> None:
       OutputExists: `root` holds something.
       UnreadableFile: some patients cannot be read; all of them are listed.
     """
-    source, root = Path(source), Path(root).absolute()
-    form, patients = find_patients(source)
-    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise OutputExists(f"{root} is not empty; remove it or name another folder.")
-    root.parent.mkdir(parents=True, exist_ok=True)
+    form, patients = find_patients(Path(source))
     read = {"csv": read_csv_patient, "nifti": read_nifti_patient}[form]
-    beside = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    try:
+    with new_folder(root) as beside:
         cases, lacking = _convert(patients, read, beside)
         write_dataset(
             beside,
@@ -245,12 +237,6 @@ def build(source: Path, root: Path) -> None:
             tasks=TASKS,
             cases=cases,
         )
-        beside.chmod(0o755)  # mkdtemp's folders are private
-        if root.exists():
-            root.rmdir()
-        os.replace(beside, root)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     _summary(len(patients), cases, lacking)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 from scipy import ndimage
 
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.crops import blend, crop_origins, extract
 from rtsam_jax.data.nifti import Volume
 from rtsam_jax.errors import NonFiniteVoxels, NoOverlap, VolumeError
 from rtsam_jax.geometry import index_map, inside_extent, resample
@@ -28,9 +27,6 @@ __all__ = [
     "PreprocessSpec",
     "Preprocessed",
     "Space",
-    "blend",
-    "crop_origins",
-    "extract",
     "label_to_grid",
     "model_grid",
     "preprocess",

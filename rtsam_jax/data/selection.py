@@ -31,9 +31,16 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
         DatasetSchemaError, MissingFile, SplitError, ConfigError: see the message.
     """
     root = Path(cfg.data.dataset)
-    if cfg.data.builder and not (root.is_dir() and any(root.iterdir())):
+    build = cfg.data.builder and not (root.is_dir() and any(root.iterdir()))
+    if build:
         _build_dataset(cfg, root)
     dataset = load_dataset(root)
+    if not build and cfg.data.builder_cases not in (0, len(dataset.cases)):
+        print(
+            f"{root} exists and is used as it is: {len(dataset.cases)} cases, not "
+            f"data.builder_cases={cfg.data.builder_cases}",
+            flush=True,
+        )
     names = tuple(task.name for task in dataset.tasks)
     if unknown := set(cfg.data.tasks) - set(names):
         raise ConfigError(

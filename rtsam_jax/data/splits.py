@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from rtsam_jax.data.cases import Dataset, check_patients
+from rtsam_jax.data.cases import Dataset, check_patients, is_name
 from rtsam_jax.data.json_file import read_json, write_json
 from rtsam_jax.errors import DatasetSchemaError, SplitError
 
@@ -80,13 +80,18 @@ def assign_splits(dataset: Dataset, *, seed: int, ratio: int = 4) -> dict[str, s
 def load_or_make_splits(dataset: Dataset, path: str | Path, *, seed: int) -> dict[str, str]:
     """The splits stored at `path`; made by `assign_splits` and stored there the first time.
 
+    Splits in `dataset.json` win: nothing is stored then, and nothing stored is read.
+
     Raises:
-      SplitError: the stored splits do not fit: another dataset, seed, or set of cases, explicit
-        splits that differ, a patient on two sides, or a damaged file.
+      SplitError: the stored splits do not fit: another dataset, seed, or set of cases, a patient
+        on two sides, a name that cannot be a folder's, or a damaged file.
     """
     path = Path(path)
-    if not path.exists():
+    explicit = any(case.split is not None for case in dataset.cases)
+    if explicit or not path.exists():
         splits = assign_splits(dataset, seed=seed)
+        if explicit:
+            return splits
         document = {"schema": SPLITS_VERSION, "dataset": dataset.name, "seed": seed}
         write_json(path, {**document, "splits": splits})
         return splits
@@ -153,7 +158,7 @@ def _checked(dataset: Dataset, path: Path, seed: int) -> dict[str, str]:
     if (
         not isinstance(splits, dict)
         or document.get("schema") != SPLITS_VERSION
-        or not all(isinstance(split, str) for split in splits.values())
+        or not all(isinstance(split, str) and is_name(split) for split in splits.values())
     ):
         raise refuse(f"is not a split file of version {SPLITS_VERSION}")
     if document.get("dataset") != dataset.name:
@@ -164,13 +169,6 @@ def _checked(dataset: Dataset, path: Path, seed: int) -> dict[str, str]:
         lacking = "lacks" if strange[0] in ids else "has an unknown"
         raise refuse(f"{lacking} case {strange[0]!r}")
     check_patients(splits, {case.id: case.patient for case in dataset.cases}, str(path))
-    explicit = {case.id: case.split for case in dataset.cases if case.split is not None}
-    if explicit:
-        for case, split in explicit.items():
-            if splits[case] != split:
-                raise refuse(
-                    f"puts case {case!r} into {splits[case]!r}, dataset.json into {split!r}"
-                )
-    elif document.get("seed") != seed:
+    if document.get("seed") != seed:
         raise refuse(f"was made with seed {document.get('seed')}, not {seed}")
     return {case: splits[case] for case in ids}

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rtsam_jax.data.cases import Case
-from rtsam_jax.data.nifti import read_label, read_volume
-from rtsam_jax.data.preprocess import Grid, model_grid, require_overlap
-from rtsam_jax.prompts.dose import dmax
+from rtsam_jax.data.nifti import read_label
+from rtsam_jax.data.pipeline import preprocess_case
+from rtsam_jax.data.preprocess import Grid, PreprocessSpec, require_overlap
 
 
-def check_held_out(cases: Sequence[Case], spacing_mm: float) -> None:
-    """Reads the volumes of every case that has a label once; nothing is resampled.
+def check_held_out(
+    cases: Sequence[Case], modality: Mapping[str, str], spec: PreprocessSpec
+) -> None:
+    """Preprocesses every scan that has a label once, as scoring will; nothing is kept.
 
     Args:
-        spacing_mm: of the model grid.
+        modality: per task, "CT" or "MR".
 
     Raises:
         MissingFile, UnreadableFile, VolumeError, NonFiniteVoxels: of a volume; see `read_volume`.
         NoOverlap: dose or label share no space with the image.
-        ZeroDose: no positive dose.
+        ZeroDose, EmptyROI: no positive dose; none above the threshold on the model grid.
     """
-    grids: dict[tuple[Path, Path], Grid] = {}  # a scan of several tasks is read once
+    grids: dict[tuple[Path, Path, str], Grid] = {}  # a scan of several tasks is read once
     for case in cases:
         if case.label is None:
             continue
-        scan = case.image, case.dose
+        scan = case.image, case.dose, modality[case.task]
         if scan not in grids:
-            grids[scan] = model_grid(
-                read_volume(case.image, what="image"), spacing_mm, name=case.id
-            )
-            dose = read_volume(case.dose, what="dose")
-            require_overlap(dose, grids[scan], what="dose", name=case.id)
-            dmax(dose.array, name=case.id)
+            grids[scan] = preprocess_case(case, modality[case.task], spec).grid
         require_overlap(read_label(case.label), grids[scan], what="label", name=case.id)

@@ -46,12 +46,12 @@ class MetricsLog:
         if not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text().splitlines():
+        for line in self._path.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
-            except json.JSONDecodeError:
-                continue  # the line that the kill cut short
+            except (ValueError, TypeError, KeyError):
+                continue  # the line that the kill cut short, or a damaged one
         beside = self._path.with_suffix(".part")
         beside.write_text("".join(line + "\n" for line in kept))
         beside.replace(self._path)
@@ -68,9 +68,6 @@ class MetricsLog:
             self._board.close()
 
 
-_PART_NAMES = {"truth_outside_roi": "truth_outside_roi"}  # a count; the other parts are losses
-
-
 def _values(metrics: StepMetrics, learning_rate: float) -> dict[str, float]:
     return {
         "loss": float(metrics.loss),
@@ -79,7 +76,10 @@ def _values(metrics: StepMetrics, learning_rate: float) -> dict[str, float]:
         "lr": learning_rate,
         "grad_norm": float(metrics.grad_norm),
         # Prefixed, because the Dice *loss* is called `dice` too.
-        **{_PART_NAMES.get(name, f"loss_{name}"): float(x) for name, x in metrics.parts.items()},
+        **{
+            name if name == "truth_outside_roi" else f"loss_{name}": float(x)
+            for name, x in metrics.parts.items()
+        },
     }
 
 

@@ -18,6 +18,7 @@ from typing import IO, Any
 import jax
 
 from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.cases import Case
 from rtsam_jax.data.json_file import write_json
 from rtsam_jax.data.pipeline import Neighbourhood, load_neighbourhoods
 from rtsam_jax.data.preprocess import PreprocessSpec
@@ -47,6 +48,19 @@ def prepare_training(cfg: ExperimentConfig, data: RunData) -> list[Neighbourhood
     )
 
 
+def fingerprints(cases: Sequence[Case]) -> list[str]:
+    """What a resumed run has to find again, a line per case: id, task and its files' sizes.
+
+    Sizes, because reading a large dataset twice would delay its start; of compressed volumes they
+    change with nearly every edit.
+    """
+
+    def size(path: Path | None) -> int:
+        return path.stat().st_size if path is not None else 0
+
+    return [f"{c.id} {c.task} {size(c.image)} {size(c.dose)} {size(c.label)}" for c in cases]
+
+
 @contextmanager
 def open_run_folder(cfg: ExperimentConfig, train_cases: Sequence[str]) -> Iterator[Path]:
     """Makes the run folder, or resumes the run in it, and keeps other commands out of it.
@@ -54,7 +68,7 @@ def open_run_folder(cfg: ExperimentConfig, train_cases: Sequence[str]) -> Iterat
     A run that has not taken a step yet is begun anew, whatever its settings were.
 
     Args:
-        train_cases: ids of the training cases, in their order.
+        train_cases: `fingerprints` of the training cases, in their order.
 
     Raises:
         OutputExists: the folder holds a run with other settings or training cases, is in use by
@@ -126,8 +140,9 @@ def _require_same(run: Path, stored: dict[str, Any], cfg: ExperimentConfig, dige
         )
     if stored.get("train_cases", digest) != digest:  # runs of earlier versions did not record it
         raise OutputExists(
-            f"{run} was trained on other cases than {cfg.data.dataset} now has for training; bring "
-            f"its cases and splits back, or give another folder with --config.out=FOLDER."
+            f"{run} was trained on other cases than {cfg.data.dataset} now has for training, or on "
+            f"other files of theirs; bring cases, splits and files back, or give another folder "
+            f"with --config.out=FOLDER."
         )
 
 

@@ -67,6 +67,16 @@ def abstract_model(
     return graphdef, params
 
 
+def require_encoder_weights(cfg: ExperimentConfig) -> None:
+    """Raises `EncoderWeightsMissing` for a frozen encoder without a checkpoint to take it from."""
+    if cfg.model.freeze_encoder and not cfg.model.checkpoint:
+        raise EncoderWeightsMissing(
+            "config.model.freeze_encoder is True but config.model.checkpoint is empty, so the "
+            "image encoder would stay random for ever: give a folder written by "
+            "converters.sam_med3d, or set config.model.freeze_encoder=False to train from scratch."
+        )
+
+
 def build(
     cfg: ExperimentConfig, tasks: int, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Built:
@@ -81,12 +91,7 @@ def build(
         EncoderWeightsMissing: the encoder is frozen and there is no checkpoint to take it from.
         MissingFile, PresetMismatch, CheckpointIncomplete, CheckpointError: of the checkpoint.
     """
-    if cfg.model.freeze_encoder and not cfg.model.checkpoint:
-        raise EncoderWeightsMissing(
-            "config.model.freeze_encoder is True but config.model.checkpoint is empty, so the "
-            "image encoder would stay random for ever: give a folder written by "
-            "converters.sam_med3d, or set config.model.freeze_encoder=False to train from scratch."
-        )
+    require_encoder_weights(cfg)
     model = nnx.eval_shape(lambda: make_model(cfg, tasks))
     given: dict[str, Any] = {}
     if cfg.model.checkpoint:

@@ -119,6 +119,8 @@ BROKEN = [
     (("cases", 1, "id"), DELETE, "case number 2.*'id' is missing"),
     (("cases", 1, "id"), 7, "case number 2.*'id' is 7"),
     (("cases", 1, "id"), "../c2", "'id'"),
+    (("cases", 1, "id"), "c" * 101, "'id'.*100 at most"),
+    (("cases", 1, "patient"), "p1 ", "case 'c2'.*'patient' is 'p1 '.*spaces"),
     (("cases", 1, "patient"), 12, "case 'c2'.*'patient' is 12"),
     (("cases", 1, "patient"), DELETE, "case 'c2'.*'patient' is missing"),
     (("cases", 1, "task"), "crn", "case 'c2'.*'task' is 'crn'.*'orn', 'ce'"),
@@ -135,6 +137,9 @@ BROKEN = [
     (("cases", 1, "record"), {"age": None}, "case 'c2'.*'record.age'"),
     (("cases", 1, "record"), {"stage": {"t": 1}}, "case 'c2'.*'record.stage'"),
     (("cases", 1, "split"), 1, "case 'c2'.*'split' is 1"),
+    # It becomes a folder's name inside the run.
+    (("cases", 1, "split"), "../../victim", "case 'c2'.*'split' is '../../victim'"),
+    (("cases", 1, "split"), "..", "case 'c2'.*'split' is '..'"),
     (("cases", 1, "segmentation"), "x", "case 'c2'.*'segmentation' is unknown"),
 ]
 

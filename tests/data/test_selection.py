@@ -36,7 +36,7 @@ def test_both_sides(own: Path) -> None:
     assert data.modality == {"orn": "CT", "ce": "MR", "crn": "MR"}
     assert ids(data.train) == TRAIN and ids(data.held_out) == ["p3_orn", "p4_ce"]
     assert data.held_out_name == "test"
-    assert (own / "splits_seed0.json").is_file()
+    assert not (own / "splits_seed0.json").exists()  # explicit ones need no file
 
 
 def test_some_tasks_keep_the_datasets_order(own: Path) -> None:
@@ -111,6 +111,16 @@ def test_the_phantom_is_built_once(
     for _ in range(2):
         assert ids(load_run_data(cfg).train) == TRAIN
     assert calls == [{"seed": 0, "cases": 6}]
+
+
+def test_a_dataset_that_is_there_is_used_and_said(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_run_data(tiny_config(own, data__builder="phantom", data__builder_cases=500))
+    assert "6 cases, not data.builder_cases=500" in capsys.readouterr().out
+    load_run_data(tiny_config(own, data__builder="phantom", data__builder_cases=6))
+    load_run_data(tiny_config(own, data__builder="phantom"))
+    assert capsys.readouterr().out == ""
 
 
 def test_openkbp_needs_a_source(tmp_path: Path) -> None:

@@ -35,6 +35,19 @@ def elsewhere(path: Path) -> None:
     write_volume(path, Volume(volume.array, affine), np.float32)
 
 
+def peak_outside(path: Path) -> None:
+    """A dose grid that reaches beyond the image, its maximum there."""
+    volume = read_volume(path)
+    array = np.pad(0.01 * volume.array, ((0, 20), (0, 0), (0, 0)))
+    array[-1, 0, 0] = 70
+    write_volume(path, Volume(array, volume.affine), np.float32)
+
+
+def constant(path: Path) -> None:
+    volume = read_volume(path)
+    write_volume(path, Volume(0 * volume.array + 5, volume.affine), np.float32)
+
+
 def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -51,6 +64,8 @@ def zero(path: Path) -> None:
         ("dose", elsewhere, errors.NoOverlap, "dose of p3_orn covers no voxel of its image"),
         ("image", elsewhere, errors.NoOverlap, "dose of p3_orn covers no voxel of its image"),
         ("dose", zero, errors.ZeroDose, "dose of p3_orn has no positive voxel"),
+        ("dose", peak_outside, errors.EmptyROI, "No voxel of p3_orn's image reaches"),
+        ("image", constant, errors.VolumeError, "image of p3_orn"),
         *[
             (kind, truncated, errors.UnreadableFile, f"p3.*_{kind}.nii.gz")
             for kind in ("image", "dose", "label")
@@ -63,10 +78,10 @@ def zero(path: Path) -> None:
 )
 def test_a_case_that_cannot_be_scored(cases, kind, damage, error, named) -> None:
     held_out = [case for case in cases if case.split == "test"]
-    check_held_out(held_out, SPACING)
+    check_held_out(held_out, MODALITY, SPEC)
     damage(getattr(held_out[0], kind))
     with pytest.raises(error, match=named):
-        check_held_out(held_out, SPACING)
+        check_held_out(held_out, MODALITY, SPEC)
     with pytest.raises(error, match=named):  # nor does the scoring itself take it for a miss
         list(score_cases(held_out, MODALITY, SPEC, {"none": lambda case, scan: 0 * scan.image}))
 
@@ -74,10 +89,13 @@ def test_a_case_that_cannot_be_scored(cases, kind, damage, error, named) -> None
 def test_a_scan_of_two_tasks_is_read_once(cases, monkeypatch: pytest.MonkeyPatch) -> None:
     cases[0] = dataclasses.replace(cases[0], label=None)  # not scored, so not read
     read: list[str] = []
-    real = check.read_volume
+    real = check.preprocess_case
     monkeypatch.setattr(
-        check, "read_volume", lambda path, what: (read.append(path.name), real(path, what=what))[1]
+        check, "preprocess_case", lambda case, *rest: (read.append(case.id), real(case, *rest))[1]
     )
-    check_held_out(cases, SPACING)
-    expected = [f"p{i}_{kind}.nii.gz" for i in (1, 2, 3, 4) for kind in ("image", "dose")]
-    assert read == expected
+    check_held_out([case for case in cases if case.task != "crn"], MODALITY, SPEC)
+    assert read == ["p1_ce", "p2_orn", "p3_orn", "p4_ce"]
+    read.clear()
+    twins = [dataclasses.replace(case, task="ce") for case in cases if case.patient == "p1"]
+    check_held_out(twins, MODALITY, SPEC)
+    assert len(twins) == 2 and read == ["p1_ce"]

@@ -147,6 +147,13 @@ def test_a_killed_runs_lines_are_dropped(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"5\n", b"{}\n", b'{"step": "x"}\n'])
+def test_a_damaged_line_does_not_stop_a_resume(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + damage + b'{"step": 2}\n')
+    MetricsLog(tmp_path, resume_from=2).close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
 def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)  # as if not installed
     log = MetricsLog(tmp_path, resume_from=0)

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rtsam_jax import errors
 from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.cases import load_dataset
+from rtsam_jax.data.nifti import read_volume, write_volume
 from rtsam_jax.evaluate import load_run_config
 from rtsam_jax.training import run as run_module
-from rtsam_jax.training.run import environment, open_run_folder, read_record, total_steps
+from rtsam_jax.training.run import (
+    environment,
+    fingerprints,
+    open_run_folder,
+    read_record,
+    total_steps,
+)
 from tests.tiny import command_environment, tiny_config
 
 
@@ -166,6 +176,48 @@ def test_a_damaged_record(tmp_path: Path, text: str) -> None:
     for use in (lambda: open_folder(cfg_for(tmp_path)), lambda: load_run_config(tmp_path)):
         with pytest.raises(errors.UnreadableFile, match="run.json is damaged"):
             use()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"model": 5}, "config.model is 5"),
+        ({"seed": "x"}, "config.seed is 'x'"),
+        ({"dose": {"tau": "x"}}, "config.dose.tau is 'x'"),
+        ({"data": {"dataset": 5}}, "config.data.dataset is 5"),
+        ({"steps": -3}, "config.steps is -3"),
+    ],
+)
+def test_a_record_with_impossible_values(tmp_path: Path, changed: dict, named: str) -> None:
+    open_folder(cfg_for(tmp_path))
+    record = json.loads((tmp_path / "run.json").read_text())
+    for name, value in changed.items():
+        record["config"][name] = (
+            {**record["config"][name], **value} if isinstance(value, dict) else value
+        )
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(errors.UnreadableFile, match="run.json is damaged") as caught:
+        load_run_config(tmp_path)
+    assert named in str(caught.value)
+
+
+def test_a_method_is_no_field(tmp_path: Path) -> None:
+    with pytest.raises(errors.ConfigError, match="config.validate is unknown"):
+        ExperimentConfig.from_dict({"validate": 3})
+
+
+def test_other_files_are_other_cases(tiny_dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_dataset, tmp_path / "own")
+    before = fingerprints(load_dataset(tmp_path / "own").cases)
+    path = tmp_path / "own" / "p1_image.nii.gz"
+    volume = read_volume(path)
+    volume.array[:5] += 1
+    write_volume(path, volume, np.float32)
+    after = fingerprints(load_dataset(tmp_path / "own").cases)
+    assert [x.split()[0] for x, y in zip(before, after, strict=True) if x != y] == [
+        "p1_ce",
+        "p1_crn",
+    ]
 
 
 def test_a_record_of_a_later_version(tmp_path: Path) -> None:

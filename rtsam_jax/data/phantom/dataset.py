@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from rtsam_jax.data.cases import TaskInfo, write_dataset
+from rtsam_jax.data.new_folder import new_folder
 from rtsam_jax.data.nifti import Volume, write_volume
 from rtsam_jax.data.phantom import lesions
 from rtsam_jax.data.phantom.anatomy import Anatomy, paint_head
 from rtsam_jax.data.phantom.contrast import scan, tissue_values
 from rtsam_jax.data.phantom.dose import ORIENTATIONS, choose_target, dose_volume, reorder
 from rtsam_jax.data.phantom.geometry import Canvas, Frame, make_frame
-from rtsam_jax.errors import ConfigError, OutputExists
+from rtsam_jax.errors import ConfigError
 
 TASKS = (
     TaskInfo("orn", "CT", "osteoradionecrosis of the jaw (synthetic)"),
@@ -158,14 +157,9 @@ def build(root: Path, *, cases: int = 60, seed: int = 0) -> None:
       OutputExists: `root` holds something.
       ConfigError: fewer than one case.
     """
-    root = Path(root).absolute()
     if cases < 1:
         raise ConfigError(f"The phantom was asked for {cases} cases; ask for at least 1.")
-    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise OutputExists(f"{root} is not empty; remove it or name another folder.")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    try:
+    with new_folder(root) as beside:
         entries = []
         start = time.monotonic()
         for done, case in enumerate(make_cases(cases, seed), 1):
@@ -181,12 +175,6 @@ def build(root: Path, *, cases: int = 60, seed: int = 0) -> None:
             tasks=TASKS,
             cases=entries,
         )
-        beside.chmod(0o755)  # mkdtemp's folders are private
-        if root.exists():
-            root.rmdir()
-        os.replace(beside, root)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _write_case(root: Path, case: PhantomCase) -> dict[str, Any]:
