@@ -58,11 +58,16 @@ def flatten(params: Mapping[Any, Any]) -> dict[str, Any]:
     return flat
 
 
-def nest(flat: Mapping[str, Any]) -> dict[Any, Any]:
-    """Dotted names -> nested dict; a part made of digits is a list index, hence an integer."""
+def nest(flat: Mapping[str, Any], *, indices: bool = True) -> dict[Any, Any]:
+    """Dotted names -> nested dict.
+
+    Args:
+        indices: a part made of digits is a list index and becomes an integer, as Flax has it;
+            otherwise it stays a text, as files have it.
+    """
     nested: dict[Any, Any] = {}
     for name, leaf in flat.items():
-        *parents, last = [int(part) if part.isdigit() else part for part in name.split(".")]
+        *parents, last = [int(x) if indices and x.isdigit() else x for x in name.split(".")]
         place = nested
         for part in parents:
             place = place.setdefault(part, {})
@@ -153,7 +158,7 @@ def save_weights(
     try:
         arrays = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
         # Orbax has string keys only; `nest` makes integers of them again.
-        ocp.save(partial / PARAMS_FOLDER, _nest_strings(arrays))
+        ocp.save(partial / PARAMS_FOLDER, nest(arrays, indices=False))
         for name, content in (documents or {}).items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")
         content = {"schema": SCHEMA_VERSION, "kind": "weights", **meta}
@@ -181,17 +186,6 @@ def _check_free(folder: Path, overwrite: bool, own: set[str]) -> None:
             f"{folder} exists and is not a checkpoint ({min(strange)}), so it is not overwritten; "
             "choose another folder."
         )
-
-
-def _nest_strings(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *parents, last = name.split(".")
-        place = nested
-        for part in parents:
-            place = place.setdefault(part, {})
-        place[last] = leaf
-    return nested
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
