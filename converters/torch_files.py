@@ -111,5 +111,5 @@ def _load(file: Path) -> Any:
                 "code; save its model_state_dict alone and convert that."
             ) from error
         raise UnreadableFile(f"{file} is not a PyTorch file or is corrupt.") from error
-    except Exception as error:  # noise makes the unpickler fail in many ways
+    except Exception as error:  # re-raised: noise makes the unpickler fail in many ways
         raise UnreadableFile(f"{file} is truncated, corrupt or not a PyTorch file.") from error

@@ -166,7 +166,7 @@ class ExperimentConfig:
             section, key = name.split(".")
             value = getattr(getattr(self, section), key)
             need(value in allowed, name, "one of " + ", ".join(map(repr, allowed)))
-        for name, value in _leaves(dataclasses.asdict(self)):
+        for name, value in leaf_fields(self):
             numbers = value if isinstance(value, tuple) else (value,)
             finite = all(not isinstance(x, float) or math.isfinite(x) for x in numbers)
             need(finite, name, "finite")
@@ -265,12 +265,13 @@ class ExperimentConfig:
         return cfg
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names and values of all fields of `dataclasses.asdict`."""
+def leaf_fields(section: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and values of all fields below a configuration dataclass."""
     found: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found += _leaves(value, f"{prefix}{name}.")
+    for entry in dataclasses.fields(section):
+        value = getattr(section, entry.name)
+        if dataclasses.is_dataclass(value):
+            found += leaf_fields(value, f"{prefix}{entry.name}.")
         else:
-            found.append((prefix + name, value))
+            found.append((prefix + entry.name, value))
     return found

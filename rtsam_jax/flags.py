@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.config import ExperimentConfig, leaf_fields
 from rtsam_jax.errors import ConfigError, MissingFile, RTSamError, UnknownConfigField
 
 
@@ -40,7 +40,7 @@ def parse_config(argv: Sequence[str], *, usage: str) -> ExperimentConfig:
         raise ConfigError(f"cannot use the command line: {_one_line(error)}.") from error
     except RTSamError:
         raise
-    except Exception as error:  # the config file is code: it may raise anything
+    except Exception as error:  # re-raised: the config file is code and may raise anything
         raise ConfigError(
             f"cannot use the config file or an override: {type(error).__name__}: "
             f"{_one_line(error)}."
@@ -62,12 +62,12 @@ def parse_config(argv: Sequence[str], *, usage: str) -> ExperimentConfig:
 def check_types(section: Any, default: Any, path: str) -> None:
     """Raises for what a file can do and the command line cannot: new fields, other types.
 
+    Lists become tuples and integers floats where the field has such, as on the command line.
+
     Args:
         section: a dataclass, mended in place.
         default: the same with its defaults, whose types count.
         path: of the section, for messages.
-
-    Lists become tuples and integers floats where the field has such, as on the command line.
 
     Raises:
         ConfigError, UnknownConfigField: name the field.
@@ -111,7 +111,7 @@ def _hint(field: str, known: Collection[str]) -> str:
 def _check_arguments(arguments: Sequence[str]) -> None:
     """Raises for a missing config file and for fields that do not exist, naming close ones."""
     file: str | None = None
-    known = dict(_fields(ExperimentConfig()))
+    known = dict(leaf_fields(ExperimentConfig()))
     for i, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         if name == "--config":
@@ -127,20 +127,8 @@ def _check_arguments(arguments: Sequence[str]) -> None:
         raise MissingFile(f"config file {path} does not exist; the project's own are in configs/.")
 
 
-def _fields(section: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names and default values of all leaf fields."""
-    found: list[tuple[str, Any]] = []
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if dataclasses.is_dataclass(value):
-            found += _fields(value, f"{prefix}{field.name}.")
-        else:
-            found.append((prefix + field.name, value))
-    return found
-
-
 def _describe(cfg: ExperimentConfig) -> str:
-    return "\n".join(f"  --config.{name}={value!r}" for name, value in _fields(cfg))
+    return "\n".join(f"  --config.{name}={value!r}" for name, value in leaf_fields(cfg))
 
 
 def _one_line(error: Exception) -> str:

@@ -110,7 +110,7 @@ def read_quietly(read: Callable[[], Any]) -> Any:
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             try:
                 return read()
-            except Exception as error:  # of many kinds
+            except Exception as error:  # of many kinds; raised below as ReadFailed
                 reason = _reason(error)
             for _ in range(50):  # at most some seconds
                 gc.collect()

@@ -6,8 +6,9 @@ exactly the batches that an uninterrupted one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import grain
@@ -33,6 +34,14 @@ class Neighbourhood:
     origins: np.ndarray  # [n, 3] int, the crops that prediction would take
     background: float  # normalised intensity of what lies outside the volume
     task_id: int
+
+
+ScanKey = tuple[Path, Path, str]
+
+
+def scan_key(case: Case, modality: Mapping[str, str]) -> ScanKey:
+    """What cases of one scan share, so that it is preprocessed once: image, dose, modality."""
+    return case.image, case.dose, modality[case.task]
 
 
 def preprocess_case(case: Case, modality: str, spec: PreprocessSpec) -> Preprocessed:
@@ -62,10 +71,10 @@ def load_neighbourhoods(
         jitter: largest shift of a training crop in voxels.
         progress: print a line per tenth of the cases.
     """
-    scans: dict[tuple[str, str, str], _Scan] = {}
+    scans: dict[ScanKey, _Scan] = {}
     out = []
     for i, case in enumerate(cases):
-        key = (str(case.image), str(case.dose), modality[case.task])
+        key = scan_key(case, modality)
         if key not in scans:
             whole = preprocess_case(case, modality[case.task], spec)
             scans[key] = _cut(whole, size, jitter)

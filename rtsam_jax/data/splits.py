@@ -87,11 +87,10 @@ def load_or_make_splits(dataset: Dataset, path: str | Path, *, seed: int) -> dic
         on two sides, a name that cannot be a folder's, or a damaged file.
     """
     path = Path(path)
-    explicit = any(case.split is not None for case in dataset.cases)
-    if explicit or not path.exists():
+    if any(case.split is not None for case in dataset.cases):
+        return assign_splits(dataset, seed=seed)
+    if not path.exists():
         splits = assign_splits(dataset, seed=seed)
-        if explicit:
-            return splits
         document = {"schema": SPLITS_VERSION, "dataset": dataset.name, "seed": seed}
         write_json(path, {**document, "splits": splits})
         return splits

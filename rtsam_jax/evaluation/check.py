@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.nifti import read_label
-from rtsam_jax.data.pipeline import preprocess_case
+from rtsam_jax.data.pipeline import ScanKey, preprocess_case, scan_key
 from rtsam_jax.data.preprocess import Grid, PreprocessSpec, require_overlap
 
 
@@ -24,11 +23,11 @@ def check_held_out(
         NoOverlap: dose or label share no space with the image.
         ZeroDose, EmptyROI: no positive dose; none above the threshold on the model grid.
     """
-    grids: dict[tuple[Path, Path, str], Grid] = {}  # a scan of several tasks is read once
+    grids: dict[ScanKey, Grid] = {}  # a scan of several tasks is read once
     for case in cases:
         if case.label is None:
             continue
-        scan = case.image, case.dose, modality[case.task]
+        scan = scan_key(case, modality)
         if scan not in grids:
             grids[scan] = preprocess_case(case, modality[case.task], spec).grid
         require_overlap(read_label(case.label), grids[scan], what="label", name=case.id)

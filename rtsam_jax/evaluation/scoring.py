@@ -14,7 +14,7 @@ import numpy as np
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.crops import blend, crop_origins, extract
 from rtsam_jax.data.nifti import Volume, read_label
-from rtsam_jax.data.pipeline import Neighbourhood, preprocess_case
+from rtsam_jax.data.pipeline import Neighbourhood, ScanKey, preprocess_case, scan_key
 from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, require_overlap, to_native
 from rtsam_jax.evaluation.trivial import (
     RoiRule,
@@ -56,11 +56,11 @@ def score_cases(
         NoOverlap: a label shares no space with its image.
         MissingFile, UnreadableFile, VolumeError: of a volume; see `read_volume` and `preprocess`.
     """
-    previous: tuple[tuple[str, str, str], Preprocessed] | None = None
+    previous: tuple[ScanKey, Preprocessed] | None = None
     for case in cases:
         if case.label is None:
             continue
-        key = (str(case.image), str(case.dose), modality[case.task])
+        key = scan_key(case, modality)
         if previous is None or previous[0] != key:  # tasks of one scan stand side by side
             previous = key, preprocess_case(case, modality[case.task], spec)
         scan = previous[1]
