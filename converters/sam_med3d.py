@@ -243,7 +243,7 @@ def convert_file(source: Path, folder: Path, preset: str, *, force: bool = False
         "preset": preset,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "tool": TOOL,
-        "tool_version": _version(),
+        "tool_version": tool_version(),
         "parameters": parameter_count(params),
     }
     meta = {"preset": preset, "provenance": provenance}
@@ -285,7 +285,7 @@ def _same_source(folder: Path, digest: str, preset: str) -> bool:
         provenance = load_weights(folder, preset)[1].get("provenance", {})
     except RTSamError:
         return False
-    wanted = {"sha256": digest, "preset": preset, "tool": TOOL, "tool_version": _version()}
+    wanted = {"sha256": digest, "preset": preset, "tool": TOOL, "tool_version": tool_version()}
     return {key: provenance.get(key) for key in wanted} == wanted
 
 
@@ -294,7 +294,8 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _version() -> str:
+def tool_version() -> str:
+    """The version of this project, or that it is not installed."""
     try:
         return importlib.metadata.version("rtsam-jax")
     except importlib.metadata.PackageNotFoundError:

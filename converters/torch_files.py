@@ -42,7 +42,7 @@ def read_state_dict(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str], 
         CheckpointError: it asks for other classes than tensors, or holds no state dict.
         ExtraMissing: torch is not installed.
     """
-    content = _load(file)
+    content = load_file(file)
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} holds a {type(content).__name__}, not a state dict.")
     skipped: dict[str, str] = {}
@@ -95,7 +95,12 @@ def _arrays(file: Path, state: dict[Any, Any]) -> tuple[dict[str, np.ndarray], l
     return arrays, notes
 
 
-def _load(file: Path) -> Any:
+def load_file(file: Path) -> Any:
+    """The content of a PyTorch file, read with `weights_only=True`.
+
+    Raises:
+        MissingFile, UnreadableFile, CheckpointError, ExtraMissing: see `read_state_dict`.
+    """
     if not file.is_file():
         raise MissingFile(f"The PyTorch checkpoint {file} does not exist.")
     torch = load_torch()

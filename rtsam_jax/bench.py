@@ -53,6 +53,7 @@ def run_bench(
         ExtraMissing: the rival "medim" is not installed; "auto" then leaves it out, and says so.
     """
     cfg = ExperimentConfig(batch_size=batch, model=ModelConfig(preset=preset))
+    cfg.prompt.task = "embedding"  # no language model is timed
     size = get_spec(preset).image_size
     sides = _rival_sides(cfg, rival)  # first: it may be missing
     if sides and jax.default_backend() != "cpu":

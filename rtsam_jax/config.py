@@ -31,9 +31,20 @@ class ModelConfig:
 class PromptConfig:
     """What the decoder is told besides the clicks."""
 
-    task: str = "embedding"  # "embedding": learned tokens per task | "none"
-    task_tokens: int = 4  # tokens per task; the paper gives no number
+    task: str = "text"  # sentences (Sec. 3.2.1) | "embedding": learned tokens per task | "none"
+    task_tokens: int = 4  # tokens per text feature or per task; the paper gives no number
     box: bool = True  # Sec. 3.2.2
+    language_model: str = "weights/clinical_bert"  # folder written by converters.clinical_bert
+    # What the adaptation layer gets: "sentences": each sentence's mean over its tokens; "mean" or
+    # "cls" of the whole text, as the paper; "tokens": each token, which becomes one prompt token.
+    pooling: str = "sentences"
+    adapter_width: int = 384  # between the two linear layers of the adaptation layer
+    task_texts: tuple[str, ...] = ()  # "TASK=what to segment", for tasks or wordings of your own
+    variants: int = 4  # wordings per training case: the whole text, and varied ones
+    sentence_dropout: float = 0.2  # share of a varied text's optional sentences that is left out
+    dropout: float = 0.1  # share of training crops told the task alone, as if without a record
+    free_text: bool = False  # accept notes and terms outside the vocabularies in records
+    feature_cache: str = ""  # folder of text features; "" = the user's cache folder
 
 
 @dataclass
@@ -77,12 +88,14 @@ class DataConfig:
     """Which cases, and on what grid."""
 
     dataset: str = ""  # folder with dataset.json
-    builder: str = ""  # "phantom" | "openkbp": makes `dataset` if it does not exist; "" = never
+    # "phantom" | "phantom_twins" | "openkbp": makes `dataset` if it does not exist; "" = never
+    builder: str = ""
     source: str = ""  # what the builder reads (OpenKBP's folder)
     builder_cases: int = 0  # cases the builder makes; 0 = its default
     spacing_mm: float = 1.0  # isotropic model grid (Sec. 4.1)
     jitter: int = 16  # voxels; random shift of the training crop, each way
-    # Reversed at random; 0 is left-right: only where neither task nor label names a side.
+    # Reversed at random; 0 is left-right, which swaps the side words of the text, and is left out
+    # for cases whose prompt names a side that cannot be swapped.
     flip_axes: tuple[int, ...] = ()
     intensity_jitter: float = 0.0  # largest random scale and shift, in standard deviations
     tasks: tuple[str, ...] = ()  # subset of the dataset's tasks; () = all
@@ -156,11 +169,12 @@ class ExperimentConfig:
         choices = {
             "model.compute_dtype": ("float32", "bfloat16"),
             "model.corner_init": ("random", "positive_point"),
-            "prompt.task": ("embedding", "none"),
+            "prompt.task": ("text", "embedding", "none"),
+            "prompt.pooling": ("mean", "cls", "sentences", "tokens"),
             "dose.component": ("largest", "all"),
             "dose.roi": ("dose", "mask"),
             "click.sampling": ("uniform", "balanced"),
-            "data.builder": ("", "phantom", "openkbp"),
+            "data.builder": ("", "phantom", "phantom_twins", "openkbp"),
         }
         for name, allowed in choices.items():
             section, key = name.split(".")
@@ -201,7 +215,15 @@ class ExperimentConfig:
             need(getattr(self.optim, name) >= 0, f"optim.{name}", "0 or more")
         for name in ("b1", "b2"):
             need(0 <= getattr(self.optim, name) < 1, f"optim.{name}", "from 0 to below 1")
-        need(self.prompt.task_tokens >= 1, "prompt.task_tokens", "at least 1")
+        for name in ("task_tokens", "adapter_width", "variants"):
+            need(getattr(self.prompt, name) >= 1, f"prompt.{name}", "at least 1")
+        for name in ("sentence_dropout", "dropout"):
+            need(0 <= getattr(self.prompt, name) <= 1, f"prompt.{name}", "from 0 to 1")
+        need(
+            self.prompt.task != "text" or bool(self.prompt.language_model),
+            "prompt.language_model",
+            "a folder written by converters.clinical_bert where config.prompt.task is 'text'",
+        )
         need(
             list(self.optim.milestones) == sorted(set(self.optim.milestones))
             and all(0 < m < 1 for m in self.optim.milestones),

@@ -74,6 +74,13 @@ class DatasetSchemaError(RTSamError):
     exit_status = 4
 
 
+class RecordError(RTSamError):
+    """A case's record holds a field or a value that a prompt must not or cannot say."""
+
+    code = "record_invalid"
+    exit_status = 4
+
+
 class SplitError(RTSamError):
     """A split is impossible or leaks a patient to both sides."""
 

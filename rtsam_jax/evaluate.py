@@ -1,8 +1,9 @@
-"""`python -m rtsam_jax.evaluate --run RUN [--split NAME] [--shuffle-task] [--against RUN]`.
+"""`python -m rtsam_jax.evaluate --run RUN [--split NAME] [--probe PROBE ...] [--against RUN]`.
 
-Scores a trained run on a split, without clicks, beside the trivial predictors. `--shuffle-task`
-adds the same model with every case given another task's prompt. `--against` compares with another
-run on the same cases: mean difference and its 95 % interval by paired bootstrap over patients.
+Scores a trained run on a split, without clicks, beside the trivial predictors. `--probe` adds the
+same model told something else: `task`, another task; `text`, another case's text; `record`, another
+case's record; `no-record`, the task alone. `--against` compares with another run on the same cases:
+mean difference and its 95 % interval by paired bootstrap over patients.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from rtsam_jax.evaluation.inference import CropPredictor, make_crop_predictor
 from rtsam_jax.flags import check_types
 from rtsam_jax.metrics.summary import CaseMetrics, paired_bootstrap
 from rtsam_jax.report.tables import Table, read_cases, render
-from rtsam_jax.training.checkpoint import check_tasks, restore_params
+from rtsam_jax.text.prompt_set import PROBES, PromptSet, prompt_set
+from rtsam_jax.training.checkpoint import check_language_model, check_tasks, restore_params
 from rtsam_jax.training.run import RECORD, prepare_training, read_record
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import abstract_model
@@ -46,24 +48,22 @@ def load_run_config(run: Path) -> ExperimentConfig:
     return dataclasses.replace(cfg, out=str(run))
 
 
-def load_predictor(cfg: ExperimentConfig, tasks: Sequence[str]) -> CropPredictor:
+def load_predictor(
+    cfg: ExperimentConfig, tasks: Sequence[str], prompts: PromptSet
+) -> CropPredictor:
     """The predictor of a run's newest checkpoint, on one device, whatever it was trained on.
 
     Raises:
-        CheckpointError, CheckpointIncomplete: trained for other tasks; no checkpoint yet.
+        CheckpointError, CheckpointIncomplete: trained for other tasks, or on another language
+            model's features; no checkpoint yet.
     """
     check_tasks(cfg.out_dir, tasks)
-    graphdef, params = abstract_model(cfg, len(tasks), make_mesh(MeshConfig(data=1), 1))
+    check_language_model(cfg.out_dir, prompts.language_model)
+    mesh = make_mesh(MeshConfig(data=1), 1)
+    graphdef, params = abstract_model(cfg, len(tasks), mesh, text_width=prompts.width)
     step = restore_params(cfg.out_dir, params)
     print(f"{cfg.out_dir}: checkpoint of step {step}", flush=True)
-    return make_crop_predictor(graphdef, params, cfg)
-
-
-def check_shuffle(cfg: ExperimentConfig, tasks: Sequence[str]) -> None:
-    """Raises `ConfigError` where another task's prompt cannot be given."""
-    if len(tasks) < 2 or cfg.prompt.task == "none":
-        reason = f"knows only the task {tasks[0]}" if len(tasks) < 2 else "has no task prompt"
-        raise ConfigError(f"{cfg.out_dir} {reason}; leave out --shuffle-task.")
+    return make_crop_predictor(graphdef, params, cfg, prompts.table)
 
 
 def check_same_cases(
@@ -110,7 +110,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rtsam_jax.evaluate", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained run")
     parser.add_argument("--split", default="", help="split to score; default: the run's own")
-    parser.add_argument("--shuffle-task", action="store_true", help="also score wrong task prompts")
+    parser.add_argument(
+        "--probe", nargs="+", default=(), choices=PROBES, help="also score with another prompt"
+    )
     parser.add_argument("--against", type=Path, help="another run, evaluated on the same split")
     arguments = parser.parse_args()
     cfg = load_run_config(arguments.run)
@@ -119,18 +121,15 @@ def main() -> None:
     cfg.evaluate = True  # so that a split without cases is an error
     cfg.data.builder, cfg.data.builder_cases = "", 0  # a dataset that is gone is not made anew
     data = load_run_data(cfg)
-    if arguments.shuffle_task:
-        check_shuffle(cfg, data.tasks)
+    prompts = prompt_set(cfg, data, train=False, probes=tuple(dict.fromkeys(arguments.probe)))
     other = None
     names = (arguments.run.name, arguments.against.name) if arguments.against else ("", "")
     if arguments.against:
         other = read_cases(arguments.against / "evaluation" / data.held_out_name / "cases.csv")
         check_same_cases(data.held_out, other, names)
-    predict = load_predictor(cfg, data.tasks)
+    predict = load_predictor(cfg, data.tasks, prompts)
     training = prepare_training(cfg, data)
-    found = evaluate_held_out(
-        cfg, data, predict, training, arguments.run, shuffle_task=arguments.shuffle_task
-    )
+    found = evaluate_held_out(cfg, data, predict, prompts, training, arguments.run)
     if other is not None:
         print("\n" + compare(found[MODEL], other, names))
 

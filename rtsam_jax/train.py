@@ -26,7 +26,13 @@ from rtsam_jax.flags import parse_config
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.optim import learning_rate, make_optimizer
 from rtsam_jax.report.figures import plot_curves
-from rtsam_jax.training.checkpoint import RunCheckpoints, check_tasks, write_model_json
+from rtsam_jax.text.prompt_set import prompt_set, require_language_model
+from rtsam_jax.training.checkpoint import (
+    RunCheckpoints,
+    check_language_model,
+    check_tasks,
+    write_model_json,
+)
 from rtsam_jax.training.loop import train
 from rtsam_jax.training.run import (
     environment,
@@ -36,7 +42,7 @@ from rtsam_jax.training.run import (
     prepare_training,
     total_steps,
 )
-from rtsam_jax.training.sharding import make_mesh
+from rtsam_jax.training.sharding import make_mesh, replicated
 from rtsam_jax.training.state import Built, build, require_encoder_weights
 from rtsam_jax.training.step import make_train_step
 
@@ -46,14 +52,26 @@ def run(cfg: ExperimentConfig) -> Built:
     spec = get_spec(cfg.model.preset)
     mesh = make_mesh(cfg.mesh, cfg.batch_size)
     require_encoder_weights(cfg)  # before a dataset is built
+    require_language_model(cfg)
     data = load_run_data(cfg)
+    prompts = prompt_set(cfg, data)
     steps = total_steps(cfg, len(data.train))
     optimizer = make_optimizer(cfg.optim, steps)
-    built = build(cfg, len(data.tasks), optimizer, mesh)
+    built = build(
+        cfg,
+        len(data.tasks),
+        optimizer,
+        mesh,
+        text_width=prompts.width,
+        constants=prompts.standardisation(),
+    )
+    texts = jax.device_put(prompts.table, replicated(mesh))
     with open_run_folder(cfg, fingerprints(data.train)) as folder:
         if has_steps(folder) and (folder / "model.json").exists():
             check_tasks(folder, data.tasks)
-        write_model_json(folder, {"tasks": data.tasks, "preset": cfg.model.preset, **environment()})
+            check_language_model(folder, prompts.language_model)
+        about = {"preset": cfg.model.preset, "language_model": prompts.language_model}
+        write_model_json(folder, {"tasks": data.tasks, **about, **environment()})
         parameters = sum(x.size for x in jax.tree.leaves(built.state.trained))
         print(
             f"{data.dataset.name} ({data.dataset.kind}): {len(data.train)} training cases, "
@@ -71,16 +89,18 @@ def run(cfg: ExperimentConfig) -> Built:
                 print(f"resuming at step {int(built.state.step)}", flush=True)
             dataset = training_batches(
                 cases,
+                [prompts.training[case.id] for case in data.train],
                 size=spec.image_size,
                 jitter=cfg.data.jitter,
                 batch_size=cfg.batch_size,
                 seed=cfg.seed,
                 flip_axes=cfg.data.flip_axes,
                 intensity_jitter=cfg.data.intensity_jitter,
+                record_dropout=cfg.prompt.dropout,
             )
             built = train(
                 built,
-                make_train_step(built.graphdef, optimizer, cfg),
+                partial(make_train_step(built.graphdef, optimizer, cfg), texts=texts),
                 partial(batches_from, dataset),
                 cfg,
                 steps=steps,
@@ -93,8 +113,8 @@ def run(cfg: ExperimentConfig) -> Built:
             plot_curves(folder / "metrics.jsonl", folder / "figures" / "curves.png")
             if cfg.evaluate and data.held_out:
                 params = nnx.merge_state(built.state.trained, built.frozen)
-                predict = make_crop_predictor(built.graphdef, params, cfg)
-                evaluate_held_out(cfg, data, predict, cases, Path(folder))
+                predict = make_crop_predictor(built.graphdef, params, cfg, texts)
+                evaluate_held_out(cfg, data, predict, prompts, cases, Path(folder))
         return built
 
 

@@ -2,9 +2,10 @@
 
     FOLDER/params/       the arrays, nested as in the model (Orbax)
     FOLDER/model.json    schema, kind, preset, provenance; written last
+    FOLDER/tokenizer/    of a language model: the tokenizer's own files
 
 A folder is written under another name and renamed when complete, so one with the final name is
-whole. What `converters.sam_med3d` writes is read here without PyTorch.
+whole. What the converters write is read here without PyTorch.
 
 In memory weights are a nested pure dict, as `nnx.to_pure_dict(nnx.state(model))` gives (list
 indices are integers), of float32 NumPy arrays; `flatten` gives them dotted names.
@@ -43,8 +44,21 @@ SCHEMA_VERSION = 1
 MODEL_FILE = "model.json"
 PARAMS_FOLDER = "params"
 
-# What no published SAM-Med3D checkpoint can hold (reference trap 6; the task prompt is ours).
-OWN_PARAMETERS = frozenset({"prompt_encoder.corner_embed", "prompt_encoder.task_embed"})
+# Kind in `model.json` -> what that is, and who writes it.
+WEIGHTS, LANGUAGE_MODEL = "weights", "language_model"
+KINDS = {
+    WEIGHTS: ("plain weights", "converters.sam_med3d"),
+    LANGUAGE_MODEL: ("a language model", "converters.clinical_bert"),
+}
+
+# What no published SAM-Med3D checkpoint can hold (reference trap 6; text and task are ours).
+_ADAPTER = ("centre", "spread", "norm.bias", "norm.scale") + tuple(
+    f"lin{i}.{part}" for i in (1, 2) for part in ("bias", "kernel")
+)
+OWN_PARAMETERS = frozenset(
+    {"prompt_encoder.corner_embed", "prompt_encoder.task_embed"}
+    | {f"prompt_encoder.text_adapter.{name}" for name in _ADAPTER}
+)
 
 
 def flatten(params: Mapping[Any, Any]) -> dict[str, Any]:
@@ -135,7 +149,9 @@ def save_weights(
     params: Mapping[Any, Any],
     meta: Mapping[str, Any],
     *,
+    kind: str = WEIGHTS,
     documents: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes weights and what is known of them; the folder appears whole or not at all.
@@ -144,14 +160,18 @@ def save_weights(
         folder: must not exist, unless `overwrite` and it holds nothing else than is written here.
         params: nested as the model's state, or flat with dotted names.
         meta: at least `preset`; goes to `model.json` with the schema version.
+        kind: one of `KINDS`, which a reader asks for.
         documents: more JSON files to put beside it, by file name.
+        files: other files, by name below the folder: `tokenizer/vocab.txt`.
         overwrite: replace a checkpoint of the same name.
 
     Raises:
         OutputExists: the folder is there, or holds something else.
     """
     folder = Path(folder).absolute()
-    _check_free(folder, overwrite, {MODEL_FILE, PARAMS_FOLDER, *(documents or {})})
+    documents, files = documents or {}, files or {}
+    own = {MODEL_FILE, PARAMS_FOLDER, *documents, *(Path(name).parts[0] for name in files)}
+    _check_free(folder, overwrite, own)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     partial.mkdir()
@@ -159,9 +179,12 @@ def save_weights(
         arrays = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
         # Orbax has string keys only; `nest` makes integers of them again.
         ocp.save(partial / PARAMS_FOLDER, nest(arrays, indices=False))
-        for name, content in (documents or {}).items():
+        for name, content in documents.items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")
-        content = {"schema": SCHEMA_VERSION, "kind": "weights", **meta}
+        for name, data in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(data)
+        content = {"schema": SCHEMA_VERSION, "kind": kind, **meta}
         (partial / MODEL_FILE).write_text(json.dumps(content, indent=2) + "\n")
         if folder.exists():
             old = folder.with_name(f".{folder.name}.replaced-{uuid.uuid4().hex[:8]}")
@@ -188,23 +211,28 @@ def _check_free(folder: Path, overwrite: bool, own: set[str]) -> None:
         )
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path, *, kind: str = WEIGHTS) -> dict[str, Any]:
     """The content of `model.json`.
+
+    Args:
+        folder: of the checkpoint.
+        kind: that it must be of, one of `KINDS`.
 
     Raises:
         MissingFile: no such folder.
         CheckpointIncomplete: the folder has no `model.json`, which is written last.
         UnreadableFile: `model.json` is not JSON of this schema.
-        CheckpointError: it describes something else than plain weights, such as a run.
+        CheckpointError: it describes something else, such as a run.
     """
     folder = Path(folder)
+    wanted, converter = KINDS[kind]
     if not folder.is_dir():
         raise MissingFile(f"The checkpoint folder {folder} does not exist.")
     file = folder / MODEL_FILE
     if not file.is_file():
         raise CheckpointIncomplete(
             f"{folder} has no {MODEL_FILE}, which is written last: this is not a complete "
-            "checkpoint; write it again with converters.sam_med3d."
+            f"checkpoint; write it again with {converter}."
         )
     try:
         meta = json.loads(file.read_text())
@@ -217,20 +245,23 @@ def read_meta(folder: Path) -> dict[str, Any]:
             f"{file} is not a model description of schema {SCHEMA_VERSION} with a preset; "
             "write the checkpoint again with this version."
         )
-    if (kind := meta.get("kind", "run")) != "weights":
+    if (found := meta.get("kind", "run")) != kind:
+        held = KINDS[found][0] if found in KINDS else f"a {found}"
         raise CheckpointError(
-            f"{folder} holds a {kind}, not plain weights; give a folder that "
-            "converters.sam_med3d has written."
+            f"{folder} holds {held}, not {wanted}; give a folder that {converter} has written."
         )
     return meta
 
 
-def load_weights(folder: Path, preset: str | None) -> tuple[dict[Any, Any], dict[str, Any]]:
+def load_weights(
+    folder: Path, preset: str | None, *, kind: str = WEIGHTS
+) -> tuple[dict[Any, Any], dict[str, Any]]:
     """Reads what `save_weights` wrote.
 
     Args:
         folder: of the checkpoint.
         preset: that the weights must be of; None accepts any.
+        kind: that they must be of, one of `KINDS`.
 
     Returns:
         Nested float32 arrays and the content of `model.json`.
@@ -241,7 +272,7 @@ def load_weights(folder: Path, preset: str | None) -> tuple[dict[Any, Any], dict
         PresetMismatch: the weights are of another preset.
     """
     folder = Path(folder).absolute()
-    meta = read_meta(folder)
+    meta = read_meta(folder, kind=kind)
     if preset is not None and meta["preset"] != preset:
         raise PresetMismatch(
             f"{folder} holds weights of preset {meta['preset']!r}, but {preset!r} is asked for; "

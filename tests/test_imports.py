@@ -20,7 +20,7 @@ PACKAGE = REPOSITORY / "rtsam_jax"
 # What every part may use. These three themselves import nothing of the project but `errors`.
 BASE = frozenset({"errors", "config", "geometry"})
 PARTS = frozenset({"models", "weights", "losses", "metrics", "optim", "prompts", "data"})
-SERVICES = frozenset({"report", "evaluation", "training", "benchmark", "flags"})
+SERVICES = frozenset({"report", "text", "evaluation", "training", "benchmark", "flags"})
 COMMANDS = frozenset({"train", "evaluate", "bench"})
 
 # Part -> what it may import of rtsam_jax besides itself; a dotted entry allows that one module.
@@ -34,9 +34,10 @@ ALLOWED: dict[str, frozenset[str]] = {
     "metrics": BASE,
     "optim": BASE,
     "prompts": BASE,
-    "data": BASE | {"prompts.dose"},
+    "data": BASE | {"prompts.dose", "prompts.record"},
     "report": BASE | PARTS,
-    "evaluation": BASE | PARTS | {"report"},
+    "text": BASE | PARTS,
+    "evaluation": BASE | PARTS | {"report", "text"},
     "training": BASE | PARTS | {"report"},
     "benchmark": BASE | PARTS | {"training"},
     "flags": BASE,
@@ -49,7 +50,10 @@ ORBAX = frozenset({"training/checkpoint.py", "weights.py"})
 # Installed by extras only. `benchmark` times the PyTorch original in the same process: it imports
 # it inside a function, so that the module itself loads without torch.
 FOREIGN = frozenset({"torch", "transformers", "monai", "medim", "SimpleITK"})
-FOREIGN_IN_FUNCTIONS = {"benchmark": frozenset({"torch", "medim"})}
+FOREIGN_IN_FUNCTIONS = {
+    "benchmark": frozenset({"torch", "medim"}),
+    "text": frozenset({"transformers"}),  # the tokenizer, where features are not cached yet
+}
 
 
 def imported(source: str, module: str, is_package: bool) -> Iterator[tuple[str, bool]]:

@@ -216,7 +216,7 @@ def test_evaluate(place: Path) -> None:
     """Another split, wrong tasks, against another run; nothing in the checkpoints changes."""
     shutil.copytree(place / "whole", place / "other", dirs_exist_ok=True)
     before = sorted(str(p) for p in (place / "other" / "checkpoints").rglob("*"))
-    options = ["--run", "other", "--shuffle-task", "--against", "whole"]
+    options = ["--run", "other", "--probe", "task", "--against", "whole"]
     result = run_module("evaluate", *options, cwd=place)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "model, task shuffled" in result.stdout

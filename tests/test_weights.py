@@ -69,13 +69,15 @@ def test_load_into_a_model(saved) -> None:
         np.testing.assert_array_equal(array, saved[1][name])
 
 
-def test_new_parameters_keep_their_value_only_where_allowed(saved) -> None:
+@pytest.mark.parametrize(("own", "count"), [({"tasks": 3}, 2), ({"text_width": 20}, 9)])
+def test_new_parameters_keep_their_value_only_where_allowed(saved, own, count: int) -> None:
     params = {k: v for k, v in saved[1].items() if k not in OWN_PARAMETERS}
-    model = random_model(2, tasks=3)
+    model = random_model(2, **own)
     before = values(model)
-    assert load_into(model, params, allow_new=OWN_PARAMETERS) == OWN_PARAMETERS
+    new = load_into(model, params, allow_new=OWN_PARAMETERS)
+    assert new == OWN_PARAMETERS & set(before) and len(new) == count
     after = values(model)
-    for name in OWN_PARAMETERS:
+    for name in new:
         np.testing.assert_array_equal(after[name], before[name])
     with pytest.raises(CheckpointError, match="corner_embed"):
         load_into(model, params)

@@ -26,6 +26,13 @@ CASES = (
     ("p3_orn", "p3", "orn", "test"),
     ("p4_ce", "p4", "ce", "test"),
 )
+RECORDS: dict[str, dict[str, str | int]] = {
+    "p0": {"age": 61, "sex": "female", "side": "left"},
+    "p1": {"age": 55, "prescription_gy": 60, "fractions": 30},
+    "p2": {"sex": "male", "side": "right", "months_since_rt": 14},
+    "p3": {"age": 47, "side": "right"},
+    "p4": {},
+}
 TRAIN = [case[0] for case in CASES if case[3] == "train"]
 
 
@@ -57,6 +64,7 @@ def write_tiny_dataset(root: Path) -> None:
                 "image": f"{patient}_image.nii.gz",
                 "dose": f"{patient}_dose.nii.gz",
                 "label": f"{case}_label.nii.gz",
+                "record": RECORDS[patient],
                 "split": split,
             }
         )
@@ -75,6 +83,7 @@ def tiny_config(dataset: Path | str = "dataset", **fields: object) -> Experiment
     cfg.data.jitter = 3
     cfg.dose.tau = 0.5
     cfg.model.preset = "test"
+    cfg.prompt.task = "embedding"
     cfg.model.freeze_encoder = False
     cfg.optim.lr, cfg.optim.milestones = 1e-3, ()
     cfg.click.iterations = 1

@@ -39,7 +39,7 @@ def synthetic_batch(size: int, batch: int, seed: int = 0) -> Sample:
         image=rng.standard_normal((batch, size, size, size, 1), dtype=np.float32),
         label=balls(size / 8),
         roi=balls(size / 4),
-        task_id=np.arange(batch, dtype=np.int32) % _TASKS,
+        text_id=np.arange(batch, dtype=np.int32) % _TASKS,
         case_id=np.arange(batch, dtype=np.int32),
     )
 

@@ -15,13 +15,12 @@ from typing import Any, NoReturn
 
 from rtsam_jax.data.json_file import read_json, write_json
 from rtsam_jax.errors import DatasetSchemaError, MissingFile, SplitError
+from rtsam_jax.prompts.record import Scalar, check_record
 
 SCHEMA_VERSION = 1
 FILE_NAME = "dataset.json"
 KINDS = ("clinical", "surrogate", "synthetic")
 MODALITIES = ("CT", "MR")
-
-Scalar = str | int | float | bool
 
 # Ids, task names and splits become parts of file and folder names.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -76,19 +75,24 @@ class Dataset:
         raise DatasetSchemaError(f"Dataset {self.name} has no task {name!r}; choose from {known}.")
 
 
-def load_dataset(root: str | Path) -> Dataset:
+def load_dataset(root: str | Path, *, free_text: bool = False) -> Dataset:
     """Reads and validates `root/dataset.json`.
+
+    Args:
+      root: the dataset's folder.
+      free_text: whether records may hold free text; see `prompts.record.check_record`.
 
     Raises:
       MissingFile: no `dataset.json`, or a case's file does not exist (named: case and field).
       DatasetSchemaError: anything the schema forbids (named: case and field).
+      RecordError: a record identifies a person, carries the answer or is not in the allowed terms.
       SplitError: some cases have a `split` and some have none, or a patient has two of them.
     """
     root = Path(root).absolute()
     path = root / FILE_NAME
     if not path.is_file():
         raise MissingFile(f"There is no {path}; name the folder of a dataset or build one there.")
-    return _parse(root, read_json(path))
+    return _parse(root, read_json(path), free_text)
 
 
 def write_dataset(
@@ -99,6 +103,7 @@ def write_dataset(
     description: str,
     tasks: Sequence[TaskInfo],
     cases: Sequence[Mapping[str, Any]],
+    free_text: bool = False,
 ) -> None:
     """Validates and writes `root/dataset.json` in one step; the cases' files must be there already.
 
@@ -109,9 +114,11 @@ def write_dataset(
       description: where the data come from, in a sentence or two.
       tasks: what is delineated.
       cases: as in the schema; paths are relative to `root`. Fields that are None are left out.
+      free_text: whether records may hold free text; who reads the dataset must allow it as well.
 
     Raises:
-      MissingFile, DatasetSchemaError, SplitError: as `load_dataset`; nothing is written then.
+      MissingFile, DatasetSchemaError, RecordError, SplitError: as `load_dataset`; nothing is
+        written then.
     """
     root = Path(root).absolute()
     document: dict[str, Any] = {
@@ -124,7 +131,7 @@ def write_dataset(
     }
     if len(document["tasks"]) != len(tasks):
         raise DatasetSchemaError(f"{root / FILE_NAME}: two tasks have one name; rename one.")
-    _parse(root, document)
+    _parse(root, document, free_text)
     write_json(root / FILE_NAME, document)
 
 
@@ -155,7 +162,7 @@ def _plain(value: Any) -> Any:
     return value.as_posix() if isinstance(value, Path) else value
 
 
-def _parse(root: Path, document: Any) -> Dataset:
+def _parse(root: Path, document: Any, free_text: bool) -> Dataset:
     path = root / FILE_NAME
     if not isinstance(document, dict):
         raise DatasetSchemaError(f"{path} must hold one JSON object; see docs/dataset.md.")
@@ -173,7 +180,9 @@ def _parse(root: Path, document: Any) -> Dataset:
     if not isinstance(entries, list) or not entries:
         raise DatasetSchemaError(f"{path}: field 'cases' must be a list of at least one case.")
     names = tuple(task.name for task in tasks)
-    cases = tuple(_parse_case(entry, at, names, path) for at, entry in enumerate(entries))
+    cases = tuple(
+        _parse_case(entry, at, names, path, free_text) for at, entry in enumerate(entries)
+    )
     _check_ids_and_splits(cases, path)
     return Dataset(
         root=root,
@@ -203,7 +212,7 @@ def _parse_tasks(entries: Any, path: Path) -> tuple[TaskInfo, ...]:
     return tuple(tasks)
 
 
-def _parse_case(entry: Any, at: int, tasks: tuple[str, ...], path: Path) -> Case:
+def _parse_case(entry: Any, at: int, tasks: tuple[str, ...], path: Path, free_text: bool) -> Case:
     where = f"{path}: case number {at + 1}"
     if not isinstance(entry, dict):
         raise DatasetSchemaError(f"{where} must be an object; see docs/dataset.md.")
@@ -219,7 +228,7 @@ def _parse_case(entry: Any, at: int, tasks: tuple[str, ...], path: Path) -> Case
         patient=_text(entry, "patient", where),
         task=_choice(entry, "task", tasks, where),
         label=_file(entry, "label", where, path.parent) if "label" in entry else None,
-        record=_record(entry.get("record", {}), where),
+        record=_record(entry.get("record", {}), where, free_text),
         split=entry.get("split"),
         **files,
     )
@@ -256,12 +265,13 @@ def _file(entry: Mapping[str, Any], key: str, where: str, root: Path) -> Path:
     return root / relative
 
 
-def _record(record: Any, where: str) -> dict[str, Scalar]:
+def _record(record: Any, where: str, free_text: bool) -> dict[str, Scalar]:
     if not isinstance(record, dict):
         _fail(where, "record", "an object of texts, numbers and truth values")
     for key, value in record.items():
         if not isinstance(value, str | int | float) or not _finite(value):
             _fail(where, f"record.{key}", "a text, a finite number or a truth value; omit unknowns")
+    check_record(record, where, free_text=free_text)
     return dict(record)
 
 

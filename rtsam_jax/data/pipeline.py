@@ -36,6 +36,18 @@ class Neighbourhood:
     task_id: int
 
 
+class PromptIds(NamedTuple):
+    """The prompts that training may give a case: rows of the table of texts, or tasks.
+
+    Attributes:
+        ids: `[1 + V]` int32; first the task alone, then the wordings to choose from.
+        mirrored: the same with left and right swapped; None where a side cannot be swapped.
+    """
+
+    ids: np.ndarray
+    mirrored: np.ndarray | None
+
+
 ScanKey = tuple[Path, Path, str]
 
 
@@ -116,19 +128,20 @@ def _cut(whole: Preprocessed, size: int, jitter: int) -> _Scan:
     return _Scan(image, roi, origins - low, whole.background, window, whole.grid)
 
 
-def crop(case: Neighbourhood, case_id: int, origin: np.ndarray, size: int) -> Sample:
+def crop(case: Neighbourhood, case_id: int, text_id: int, origin: np.ndarray, size: int) -> Sample:
     """One crop at `origin` (voxels of the neighbourhood; may reach beyond it)."""
     return Sample(
         image=extract(case.image, origin, size, case.background)[..., None],
         label=extract(case.label, origin, size, 0),
         roi=extract(case.roi, origin, size, 0),
-        task_id=np.int32(case.task_id),
+        text_id=np.int32(text_id),
         case_id=np.int32(case_id),
     )
 
 
 def training_batches(
     cases: Sequence[Neighbourhood],
+    prompts: Sequence[PromptIds],
     *,
     size: int,
     jitter: int,
@@ -136,20 +149,34 @@ def training_batches(
     seed: int,
     flip_axes: Sequence[int] = (),
     intensity_jitter: float = 0.0,
+    record_dropout: float = 0.0,
 ) -> grain.MapDataset:
     """An endless dataset of batches; `[step]` is random access, iteration prefetches.
 
     Every epoch visits each case once in a new order; its crop is one of those that prediction
     would take, shifted by up to `jitter` voxels along each axis, each of `flip_axes` reversed with
-    probability one half, and its intensities scaled and shifted by up to `intensity_jitter`.
+    probability one half, and its intensities scaled and shifted by up to `intensity_jitter`. It is
+    told one of its case's wordings, or with probability `record_dropout` the task alone. A reversed
+    axis 0 (left-right) takes the mirrored prompt; where there is none it is not reversed.
+
+    Args:
+        prompts: what each case may be told.
     """
 
     def draw(case_id: int, rng: np.random.Generator) -> Sample:
-        case = cases[case_id]
+        case, told = cases[case_id], prompts[case_id]
         origin = case.origins[rng.integers(len(case.origins))]
-        sample = crop(case, case_id, origin + rng.integers(-jitter, jitter + 1, size=3), size)
+        origin = origin + rng.integers(-jitter, jitter + 1, size=3)
         flipped = tuple(axis for axis in flip_axes if rng.integers(2))
         scale, shift = rng.uniform(-intensity_jitter, intensity_jitter, size=2)
+        wording = rng.integers(1, len(told.ids))
+        chosen = 0 if rng.random() < record_dropout else wording
+        ids = told.ids
+        if told.mirrored is None:
+            flipped = tuple(axis for axis in flipped if axis != 0)
+        elif 0 in flipped:
+            ids = told.mirrored
+        sample = crop(case, case_id, int(ids[chosen]), origin, size)
         return sample._replace(
             image=np.flip(sample.image, flipped) * np.float32(1 + scale) + np.float32(shift),
             label=np.flip(sample.label, flipped),

@@ -11,5 +11,5 @@ class Sample(NamedTuple):
     image: Any  # [B, S, S, S, 1] float32, normalised
     label: Any  # [B, S, S, S] uint8
     roi: Any  # [B, S, S, S] uint8: the high-dose region; it moves with the image
-    task_id: Any  # [B] int32, index into the dataset's tasks
+    text_id: Any  # [B] int32: row of the table of texts, or the task where it has learned tokens
     case_id: Any  # [B] int32, index into the pipeline's cases

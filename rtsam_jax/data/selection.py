@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data import openkbp, phantom
@@ -28,13 +29,13 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
     """Builds the dataset if the config says so, reads it and splits it by patient.
 
     Raises:
-        DatasetSchemaError, MissingFile, SplitError, ConfigError: see the message.
+        DatasetSchemaError, RecordError, MissingFile, SplitError, ConfigError: see the message.
     """
     root = Path(cfg.data.dataset)
     build = cfg.data.builder and not (root.is_dir() and any(root.iterdir()))
     if build:
         _build_dataset(cfg, root)
-    dataset = load_dataset(root)
+    dataset = load_dataset(root, free_text=cfg.prompt.free_text)
     if not build and cfg.data.builder_cases not in (0, len(dataset.cases)):
         print(
             f"{root} exists and is used as it is: {len(dataset.cases)} cases, not "
@@ -100,9 +101,13 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
 
 def _build_dataset(cfg: ExperimentConfig, root: Path) -> None:
     print(f"making the {cfg.data.builder} dataset in {root}", flush=True)
-    if cfg.data.builder == "phantom":
-        count = {"cases": cfg.data.builder_cases} if cfg.data.builder_cases else {}
-        phantom.build(root, seed=cfg.data.split_seed, **count)
+    if cfg.data.builder in ("phantom", "phantom_twins"):
+        options: dict[str, Any] = {}
+        if cfg.data.builder_cases:
+            options["cases"] = cfg.data.builder_cases
+        if cfg.data.builder == "phantom_twins":
+            options["twins"] = True
+        phantom.build(root, seed=cfg.data.split_seed, **options)
         return
     if not cfg.data.source:
         raise ConfigError(

@@ -9,59 +9,50 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.pipeline import Neighbourhood
-from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec
+from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.evaluation.inference import CropPredictor, predict_volume
 from rtsam_jax.evaluation.report import draw_overlay, pick_for_figures, write_tables
 from rtsam_jax.evaluation.scoring import Method, score_cases, trivial_methods
 from rtsam_jax.metrics.summary import CaseMetrics
 from rtsam_jax.models.presets import get_spec
+from rtsam_jax.text.prompt_set import PROBES, PromptSet
 
 _NAMED = 5  # cases that a note names
 MODEL = "model"
-SHUFFLED = "model, task shuffled"
 
 
 def evaluate_held_out(
     cfg: ExperimentConfig,
     data: RunData,
     predict: CropPredictor,
+    prompts: PromptSet,
     training: Sequence[Neighbourhood],
     run: Path,
-    *,
-    shuffle_task: bool = False,
 ) -> dict[str, list[CaseMetrics]]:
     """Scores `data.held_out`, prints the table, writes `run/evaluation/<split>/`.
 
     Args:
         predict: of `make_crop_predictor`.
+        prompts: what each case is told; the model is also scored with each of its probes, and
+            what it loses by one is what that part of the prompt tells it.
         training: what the trivial predictors are fitted on.
-        shuffle_task: also score the model with every case given another task's prompt; what it
-            loses is what the task prompt tells it.
 
     Returns:
         Measures of every method, case by case.
     """
     size = get_spec(cfg.model.preset).image_size
     folder = run / "evaluation" / data.held_out_name
-    task_id = {name: i for i, name in enumerate(data.tasks)}
-    wrong = _other_tasks(data.held_out, len(data.tasks), cfg.seed)
 
-    def own(case: Case, scan: Preprocessed) -> np.ndarray:
-        return predict_volume(predict, scan, task_id[case.task], size)
+    def told(ids: Mapping[str, int]) -> Method:
+        return lambda case, scan: predict_volume(predict, scan, ids[case.id], size)
 
-    def shuffled(case: Case, scan: Preprocessed) -> np.ndarray:
-        other = (task_id[case.task] + wrong[case.id]) % len(task_id)
-        return predict_volume(predict, scan, other, size)
-
-    methods: dict[str, Method] = {MODEL: own}
-    if shuffle_task:
-        methods[SHUFFLED] = shuffled
+    methods: dict[str, Method] = {MODEL: told(prompts.own)}
+    for probe, ids in prompts.probes.items():
+        methods[f"{MODEL}, {PROBES[probe]}"] = told(ids)
     methods |= trivial_methods(training, data.tasks, size)
     spec = PreprocessSpec.from_config(cfg)
     found: dict[str, list[CaseMetrics]] = {name: [] for name in methods}
@@ -81,7 +72,7 @@ def evaluate_held_out(
     by_id = {case.id: case for case in data.held_out}
     draw = [by_id[found[MODEL][i].case] for i in chosen]
     shutil.rmtree(folder / "figures", ignore_errors=True)  # an earlier evaluation's choice
-    for scored in score_cases(draw, data.modality, spec, {MODEL: own}):
+    for scored in score_cases(draw, data.modality, spec, {MODEL: methods[MODEL]}):
         draw_overlay(scored, MODEL, data.dataset.kind, folder / "figures")
     print(f"tables and {len(draw)} overlays are in {folder}", flush=True)
     return found
@@ -106,11 +97,3 @@ def _notes(cases: Sequence[Case], outside: Mapping[str, float]) -> list[str]:
             f"{len(outside)}; the largest share outside: {largest}."
         )
     return notes
-
-
-def _other_tasks(cases: Sequence[Case], tasks: int, seed: int) -> dict[str, int]:
-    """For each case a shift of its task id to some other task, seeded."""
-    if tasks < 2:
-        return {case.id: 0 for case in cases}
-    rng = np.random.default_rng(seed)
-    return {case.id: int(rng.integers(1, tasks)) for case in cases}

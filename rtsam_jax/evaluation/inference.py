@@ -15,6 +15,7 @@ from rtsam_jax.data.preprocess import Preprocessed
 from rtsam_jax.models.layers import upsample
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.models.sam3d import SAM3D
+from rtsam_jax.models.text_adapter import TextTable
 from rtsam_jax.prompts.dose import box_from_roi
 
 BATCH = 2  # crops per call; fixed, so that nothing recompiles
@@ -23,21 +24,30 @@ CropPredictor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def make_crop_predictor(
-    graphdef: nnx.GraphDef[SAM3D], params: nnx.State, cfg: ExperimentConfig
+    graphdef: nnx.GraphDef[SAM3D],
+    params: nnx.State,
+    cfg: ExperimentConfig,
+    texts: TextTable | None = None,
 ) -> CropPredictor:
-    """`(image [n,S,S,S], roi [n,S,S,S], task_id [n]) -> probability [n,S,S,S]`, n at most `BATCH`.
+    """`(image [n,S,S,S], roi [n,S,S,S], text_id [n]) -> probability [n,S,S,S]`, n at most `BATCH`.
 
     The mask prompt is zeros and there are no clicks: the first pass of training (trap 9).
     """
     spec = get_spec(cfg.model.preset)
+    if texts is not None:
+        texts = jax.tree.map(jnp.asarray, texts)
 
     @jax.jit
     def probability(
-        params: nnx.State, image: jax.Array, roi: jax.Array, task_id: jax.Array
+        params: nnx.State,
+        texts: TextTable | None,
+        image: jax.Array,
+        roi: jax.Array,
+        text_id: jax.Array,
     ) -> jax.Array:
         model = nnx.merge(graphdef, params)
         box, box_valid = box_from_roi(roi) if cfg.prompt.box else (None, None)
-        prompts = model.fixed_prompts(box, box_valid, task_id)
+        prompts = model.fixed_prompts(box, box_valid, text_id, texts)
         mask = jnp.zeros((image.shape[0], *(spec.mask_size,) * 3, 1))
         # An empty click list, so that a missing box brings the "not a point" token as in training.
         points, labels = jnp.zeros((BATCH, 0, 3)), jnp.zeros((BATCH, 0), jnp.int32)
@@ -45,20 +55,20 @@ def make_crop_predictor(
         masks = model.decode(model.encode(image[..., None]), prompts)
         return jax.nn.sigmoid(upsample(masks.low_res_logits[..., 0], spec.image_size))
 
-    def predict(image: np.ndarray, roi: np.ndarray, task_id: np.ndarray) -> np.ndarray:
+    def predict(image: np.ndarray, roi: np.ndarray, text_id: np.ndarray) -> np.ndarray:
         missing = BATCH - len(image)
 
         def fill(x: np.ndarray) -> np.ndarray:
             return np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) if missing else x
 
-        out = probability(params, fill(image), fill(roi), fill(task_id))
+        out = probability(params, texts, fill(image), fill(roi), fill(text_id))
         return np.asarray(out)[: len(image)]
 
     return predict
 
 
 def predict_volume(
-    predict: CropPredictor, scan: Preprocessed, task_id: int, size: int
+    predict: CropPredictor, scan: Preprocessed, text_id: int, size: int
 ) -> np.ndarray:
     """Probability `[X, Y, Z]` float32 on the model grid.
 
@@ -71,5 +81,5 @@ def predict_volume(
         part = origins[start : start + BATCH]
         image = np.stack([extract(scan.image, o, size, scan.background) for o in part])
         roi = np.stack([extract(scan.roi, o, size, 0) for o in part])
-        out.append(predict(image, roi, np.full(len(part), task_id, np.int32)))
+        out.append(predict(image, roi, np.full(len(part), text_id, np.int32)))
     return blend(np.concatenate(out), origins, scan.image.shape)

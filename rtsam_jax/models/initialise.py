@@ -23,6 +23,8 @@ from scipy import ndimage
 _TABLE = (
     (r".*rel_pos_[dhw]$", "zeros"),  # as in the reference: learned from nothing
     (r".*/norm\w*/scale$", "ones"),
+    (r".*text_adapter/centre$", "zeros"),  # both are measured where there are texts
+    (r".*text_adapter/spread$", "ones"),
     (r".*/norm\w*/bias$", "zeros"),
     # Unit scale, not the usual 0.02: tokens start with unit scale too, and positions that they
     # drown cost a training from scratch a third of its steps.

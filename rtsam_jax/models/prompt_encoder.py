@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 
 from rtsam_jax.models.layers import Array, Buffer, PatchConv, Precision, gelu
 from rtsam_jax.models.presets import ModelSpec
+from rtsam_jax.models.text_adapter import TextAdapter, TextTable
 
 POSITIVE, NEGATIVE, NOT_A_POINT, UNUSED = 1, 0, -1, -2  # labels of a click slot
 
@@ -44,6 +46,26 @@ class Encoded(NamedTuple):
     tokens: Array
     valid: Array
     dense: Array
+
+
+@dataclass(frozen=True)
+class PromptSizes:
+    """What stands where the paper's text prompt does.
+
+    Attributes:
+        tasks: how many tasks have learned tokens, where there is no text; 0 is none.
+        tokens: per task, or per text feature.
+        text_width: channels of a text feature; 0 is no text.
+        adapter_width: hidden width of the adaptation layer.
+    """
+
+    tasks: int = 0
+    tokens: int = 4
+    text_width: int = 0
+    adapter_width: int = 384
+
+
+NO_PROMPT = PromptSizes()
 
 
 class PositionEmbedding(nnx.Module):
@@ -96,15 +118,15 @@ class PromptEncoder3D(nnx.Module):
     """Clicks, dose box, mask and task tokens.
 
     The published model has two point embeddings and no usable box branch (trap 6), so
-    `corner_embed` (minimum, maximum corner) and `task_embed` are parameters of our own.
+    `corner_embed` (minimum, maximum corner), `task_embed` and `text_adapter` are parameters of our
+    own. Of the last two a model has one, or neither.
     """
 
     def __init__(
         self,
         spec: ModelSpec,
         *,
-        tasks: int = 0,
-        task_tokens: int = 4,
+        prompt: PromptSizes,
         precision: Precision,
         rngs: nnx.Rngs,
     ):
@@ -115,14 +137,36 @@ class PromptEncoder3D(nnx.Module):
         self.no_mask_embed = nnx.Param(jnp.zeros((width,)))
         self.mask_downscaling = MaskDownscaling(spec, precision=precision, rngs=rngs)
         self.corner_embed = nnx.Param(jnp.zeros((2, width)))
-        self.task_embed = nnx.Param(jnp.zeros((tasks, task_tokens, width))) if tasks else None
+        embed, adapter = None, None
+        if prompt.text_width:
+            adapter = TextAdapter(
+                prompt.text_width,
+                prompt.adapter_width,
+                prompt.tokens,
+                width,
+                precision=precision,
+                rngs=rngs,
+            )
+        elif prompt.tasks:
+            embed = nnx.Param(jnp.zeros((prompt.tasks, prompt.tokens, width)))
+        self.task_embed, self.text_adapter = embed, adapter
         self.image_size, self.grid_side, self.width = spec.image_size, spec.grid, width
 
-    def task_tokens(self, task_id: Array) -> Array:
-        """`[B]` task indices -> `[B, L, C]` learned tokens that stand where text will."""
-        if self.task_embed is None:
-            raise ValueError("this model was built without task tokens")
-        return self.task_embed[...][task_id]
+    def text_tokens(
+        self, text_id: Array, table: TextTable | None
+    ) -> tuple[Array, Array | None] | tuple[None, None]:
+        """`[B]` ids -> tokens `[B, L, C]` and which count `[B, L]` (None: all).
+
+        Adapted from the table's row, or learned for the task of that index; without either, none.
+        """
+        if self.text_adapter is not None:
+            if table is None:
+                raise ValueError("this model adapts text features: give it their table")
+            tokens = self.text_adapter(table.features[text_id])
+            return tokens, jnp.repeat(table.valid[text_id], self.text_adapter.tokens, axis=1)
+        if self.task_embed is not None:
+            return self.task_embed[...][text_id], None
+        return None, None
 
     def dense_position(self) -> Array:
         """`[g, g, g, C]` positional encoding of the token grid."""

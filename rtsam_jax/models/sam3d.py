@@ -8,7 +8,8 @@ from rtsam_jax.models.image_encoder import ImageEncoder3D
 from rtsam_jax.models.layers import Array, Precision
 from rtsam_jax.models.mask_decoder import MaskDecoder3D, Masks
 from rtsam_jax.models.presets import ModelSpec
-from rtsam_jax.models.prompt_encoder import PromptEncoder3D, Prompts
+from rtsam_jax.models.prompt_encoder import NO_PROMPT, PromptEncoder3D, Prompts, PromptSizes
+from rtsam_jax.models.text_adapter import TextTable
 
 
 class SAM3D(nnx.Module):
@@ -16,8 +17,7 @@ class SAM3D(nnx.Module):
 
     Args:
         spec: sizes, see `rtsam_jax.models.presets`.
-        tasks: how many learned task prompts; 0 builds none.
-        task_tokens: tokens of each.
+        prompt: text adapter or learned task prompts; the default builds neither.
         compute_dtype: "float32" or "bfloat16"; parameters are float32 in both.
         rngs: stream `params`.
     """
@@ -26,27 +26,34 @@ class SAM3D(nnx.Module):
         self,
         spec: ModelSpec,
         *,
-        tasks: int = 0,
-        task_tokens: int = 4,
+        prompt: PromptSizes = NO_PROMPT,
         compute_dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
         precision = Precision.named(compute_dtype)
         self.image_encoder = ImageEncoder3D(spec, precision=precision, rngs=rngs)
-        self.prompt_encoder = PromptEncoder3D(
-            spec, tasks=tasks, task_tokens=task_tokens, precision=precision, rngs=rngs
-        )
+        self.prompt_encoder = PromptEncoder3D(spec, prompt=prompt, precision=precision, rngs=rngs)
         self.mask_decoder = MaskDecoder3D(spec, precision=precision, rngs=rngs)
 
     def encode(self, image: Array) -> Array:
         """`[B, S, S, S, 1]` normalised intensities -> `[B, g, g, g, C]` float32."""
         return self.image_encoder(image)
 
-    def fixed_prompts(self, box: Array | None, box_valid: Array | None, task_id: Array) -> Prompts:
-        """The prompts that clicks do not change: box `[B, 2, 3]` and the task's tokens, if any."""
-        learned = self.prompt_encoder.task_embed is not None
-        text = self.prompt_encoder.task_tokens(task_id) if learned else None
-        return Prompts(box=box, box_valid=box_valid, text=text)
+    def fixed_prompts(
+        self,
+        box: Array | None,
+        box_valid: Array | None,
+        text_id: Array,
+        table: TextTable | None = None,
+    ) -> Prompts:
+        """The prompts that clicks do not change: box `[B, 2, 3]` and text or task, if any.
+
+        Args:
+            text_id: `[B]`; see `PromptEncoder3D.text_tokens`.
+            table: of the run's texts, on the device; None where the model has no text adapter.
+        """
+        text, text_valid = self.prompt_encoder.text_tokens(text_id, table)
+        return Prompts(box=box, box_valid=box_valid, text=text, text_valid=text_valid)
 
     def decode(self, embedding: Array, prompts: Prompts, *, multimask: bool = False) -> Masks:
         """`[B, g, g, g, C]` and prompts -> logits `[B, m, m, m, M]` and IoUs `[B, M]`."""

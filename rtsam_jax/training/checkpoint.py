@@ -229,6 +229,21 @@ def read_model_json(run: str | Path) -> dict[str, Any]:
     return content
 
 
+def check_language_model(run: str | Path, digest: str | None) -> None:
+    """Raises `CheckpointError` if a run's text features came from another language model.
+
+    Args:
+        digest: of the weights that make today's features; None where the run uses no text.
+    """
+    stored = read_model_json(run).get("language_model")  # runs of earlier versions had none
+    if stored != digest:
+        raise CheckpointError(
+            f"the run {run} was trained on text features of the language model "
+            f"{(stored or 'none')[:12]}, but config.prompt.language_model now holds "
+            f"{(digest or 'none')[:12]}; bring the folder back, or train anew."
+        )
+
+
 def check_tasks(run: str | Path, tasks: Sequence[str]) -> None:
     """Raises `CheckpointError` if a run's task tokens are of other tasks or in another order."""
     stored = read_model_json(run).get("tasks")

@@ -49,7 +49,7 @@ def prepare_training(cfg: ExperimentConfig, data: RunData) -> list[Neighbourhood
 
 
 def fingerprints(cases: Sequence[Case]) -> list[str]:
-    """What a resumed run has to find again, a line per case: id, task and its files' sizes.
+    """What a resumed run has to find again, a line per case: id, task, record and files' sizes.
 
     Sizes, because reading a large dataset twice would delay its start; of compressed volumes they
     change with nearly every edit.
@@ -58,7 +58,11 @@ def fingerprints(cases: Sequence[Case]) -> list[str]:
     def size(path: Path | None) -> int:
         return path.stat().st_size if path is not None else 0
 
-    return [f"{c.id} {c.task} {size(c.image)} {size(c.dose)} {size(c.label)}" for c in cases]
+    return [
+        f"{c.id} {c.task} {size(c.image)} {size(c.dose)} {size(c.label)} "
+        f"{json.dumps(c.record, sort_keys=True)}"
+        for c in cases
+    ]
 
 
 @contextmanager

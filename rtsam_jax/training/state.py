@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.errors import EncoderWeightsMissing
 from rtsam_jax.models.initialise import draw_parameters
 from rtsam_jax.models.presets import get_spec
+from rtsam_jax.models.prompt_encoder import PromptSizes
 from rtsam_jax.models.sam3d import SAM3D
 from rtsam_jax.training.rules import trained_filter
 from rtsam_jax.training.sharding import parameter_shardings, replicated
@@ -43,22 +45,32 @@ class Built:
     state: TrainState
 
 
-def make_model(cfg: ExperimentConfig, tasks: int) -> SAM3D:
-    """The module a config asks for, every parameter zero; see `rtsam_jax.models.initialise`."""
+def make_model(cfg: ExperimentConfig, tasks: int, text_width: int = 0) -> SAM3D:
+    """The module a config asks for, every parameter zero; see `rtsam_jax.models.initialise`.
+
+    Args:
+        tasks: how many the dataset has.
+        text_width: channels of a text feature; 0 where the config uses no text.
+    """
+    sizes = PromptSizes(
+        tasks=tasks if cfg.prompt.task == "embedding" else 0,
+        tokens=1 if cfg.prompt.pooling == "tokens" and text_width else cfg.prompt.task_tokens,
+        text_width=text_width,
+        adapter_width=cfg.prompt.adapter_width,
+    )
     return SAM3D(
         get_spec(cfg.model.preset),
-        tasks=tasks if cfg.prompt.task == "embedding" else 0,
-        task_tokens=cfg.prompt.task_tokens,
+        prompt=sizes,
         compute_dtype=cfg.model.compute_dtype,
         rngs=nnx.Rngs(0),
     )
 
 
 def abstract_model(
-    cfg: ExperimentConfig, tasks: int, mesh: Mesh
+    cfg: ExperimentConfig, tasks: int, mesh: Mesh, *, text_width: int = 0
 ) -> tuple[nnx.GraphDef[SAM3D], nnx.State]:
     """A module's graph and its parameters as shapes with shardings; nothing is allocated."""
-    graphdef, shapes = nnx.split(nnx.eval_shape(lambda: make_model(cfg, tasks)))
+    graphdef, shapes = nnx.split(nnx.eval_shape(lambda: make_model(cfg, tasks, text_width)))
     params = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
@@ -78,7 +90,13 @@ def require_encoder_weights(cfg: ExperimentConfig) -> None:
 
 
 def build(
-    cfg: ExperimentConfig, tasks: int, optimizer: optax.GradientTransformation, mesh: Mesh
+    cfg: ExperimentConfig,
+    tasks: int,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    text_width: int = 0,
+    constants: Mapping[str, Any] | None = None,
 ) -> Built:
     """Makes the state on the mesh, from `cfg.model.checkpoint` where one is given.
 
@@ -86,18 +104,21 @@ def build(
 
     Args:
         tasks: how many tasks the dataset has.
+        text_width: channels of a text feature; 0 where the config uses no text.
+        constants: of the text adapter, by dotted name (`PromptSet.standardisation`).
 
     Raises:
         EncoderWeightsMissing: the encoder is frozen and there is no checkpoint to take it from.
         MissingFile, PresetMismatch, CheckpointIncomplete, CheckpointError: of the checkpoint.
     """
     require_encoder_weights(cfg)
-    model = nnx.eval_shape(lambda: make_model(cfg, tasks))
+    model = nnx.eval_shape(lambda: make_model(cfg, tasks, text_width))
     given: dict[str, Any] = {}
     if cfg.model.checkpoint:
         nested, _ = load_weights(Path(cfg.model.checkpoint), cfg.model.preset)
         given = flatten(nested)
         check_fit(model, given, allow_new=OWN_PARAMETERS)
+    given |= constants or {}
     abstract = nnx.state(model)
     shardings = parameter_shardings(mesh, abstract)
     nnx.update(model, draw_parameters(abstract, cfg.seed, shardings, given))

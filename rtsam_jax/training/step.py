@@ -16,6 +16,7 @@ from rtsam_jax.losses import dice_score, segmentation_loss, weigh_passes
 from rtsam_jax.models.layers import upsample
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.models.sam3d import SAM3D
+from rtsam_jax.models.text_adapter import TextTable
 from rtsam_jax.prompts.clicks import refine
 from rtsam_jax.prompts.dose import box_from_roi
 from rtsam_jax.training.state import TrainState
@@ -35,13 +36,18 @@ class StepMetrics(NamedTuple):
 
 
 def batch_loss(
-    model: SAM3D, embedding: Array, batch: Sample, key: Array, cfg: ExperimentConfig
+    model: SAM3D,
+    embedding: Array,
+    batch: Sample,
+    key: Array,
+    cfg: ExperimentConfig,
+    texts: TextTable | None = None,
 ) -> tuple[Array, StepMetrics]:
     """Mean loss over a batch of the click-free pass and its refinements (Secs. 3.2.3, 3.3)."""
     size = get_spec(cfg.model.preset).image_size
     mask_size = get_spec(cfg.model.preset).mask_size
     box, box_valid = box_from_roi(batch.roi) if cfg.prompt.box else (None, None)
-    prompts = model.fixed_prompts(box, box_valid, batch.task_id)
+    prompts = model.fixed_prompts(box, box_valid, batch.text_id, texts)
 
     def decode(points: Array, labels: Array, mask: Array) -> tuple[Array, Array]:
         asked = prompts._replace(points=points, point_labels=labels, mask=mask)
@@ -82,11 +88,17 @@ def make_train_step(
     graphdef: nnx.GraphDef[SAM3D],
     optimizer: optax.GradientTransformation,
     cfg: ExperimentConfig,
-) -> Callable[[TrainState, nnx.State, Sample], tuple[TrainState, StepMetrics]]:
-    """The jitted step; the state is donated, the frozen parameters are not."""
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """The jitted step `(state, frozen, batch, texts=None) -> (state, metrics)`.
+
+    The state is donated; the frozen parameters and the table of texts are not. The language model
+    that made the table is no part of either.
+    """
     frozen_encoder = cfg.model.freeze_encoder
 
-    def step(state: TrainState, frozen: nnx.State, batch: Sample) -> tuple[TrainState, StepMetrics]:
+    def step(
+        state: TrainState, frozen: nnx.State, batch: Sample, texts: TextTable | None = None
+    ) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
         embedding = None
         if frozen_encoder:
@@ -96,7 +108,7 @@ def make_train_step(
         def loss_fn(trained: nnx.State) -> tuple[Array, StepMetrics]:
             model = nnx.merge(graphdef, trained, frozen)
             encoded = model.encode(batch.image) if embedding is None else embedding
-            return batch_loss(model, encoded, batch, key, cfg)
+            return batch_loss(model, encoded, batch, key, cfg, texts)
 
         gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.trained)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)

@@ -170,6 +170,18 @@ CORPUS = {
         with_json(lambda d: d["cases"][1].update(lable="x")),
         errors.DatasetSchemaError, "dataset_schema", 4, "case 'beta': field 'lable'", "remove it",
     ),
+    "a record that names a person": (
+        with_json(lambda d: d["cases"][1].update(record={"patient_name": "Roe"})),
+        errors.RecordError, "record_invalid", 4, "case 'beta': record field 'patient_n", "remove",
+    ),
+    "a record that carries the answer": (
+        with_json(lambda d: d["cases"][1].update(record={"lesion_volume_ml": 3})),
+        errors.RecordError, "record_invalid", 4, "case 'beta': record field 'lesion_vo", "remove",
+    ),
+    "a dose in centigray": (
+        with_json(lambda d: d["cases"][1].update(record={"prescription_gy": 7000})),
+        errors.RecordError, "record_invalid", 4, "field 'prescription_gy'", "from 1 to 120 (Gy)",
+    ),
     "a path that leaves the folder": (
         with_json(lambda d: d["cases"][1].update(image="../beta_image.nii.gz")),
         errors.DatasetSchemaError, "dataset_schema", 4, "case 'beta': field 'image'", "must be",

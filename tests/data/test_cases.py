@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rtsam_jax.data.cases import Dataset, TaskInfo, load_dataset, write_dataset
-from rtsam_jax.errors import DatasetSchemaError, MissingFile, SplitError
+from rtsam_jax.errors import DatasetSchemaError, MissingFile, RecordError, SplitError
 from rtsam_jax.metrics.summary import ALL_TASKS
 
 TASKS = [TaskInfo("orn", "CT", "Osteoradionecrosis"), TaskInfo("ce", "MR", "Cerebral edema")]
@@ -26,7 +26,7 @@ def a_case(number: int, **fields: Any) -> dict[str, Any]:
         "image": f"ct/{number}.nii.gz",
         "dose": f"dose/{number}.nii.gz",
         "label": f"label/{number}.nii.gz",
-        "record": {"age": 61, "sex": "male", "smoker": True, "dose_gy": 70.5},
+        "record": {"age": 61, "sex": "male", "smoking": True, "prescription_gy": 70.5},
     }
     return {**base, **fields}
 
@@ -53,7 +53,7 @@ def test_written_dataset_is_read_back(tmp_path: Path) -> None:
     assert dataset.tasks == tuple(TASKS) and dataset.task("ce").modality == "MR"
     first, second = dataset.cases
     assert first.image == tmp_path / "ct/1.nii.gz" and first.image.is_absolute()
-    assert first.record == {"age": 61, "sex": "male", "smoker": True, "dose_gy": 70.5}
+    assert first.record == {"age": 61, "sex": "male", "smoking": True, "prescription_gy": 70.5}
     assert (second.label, second.record, second.split) == (None, {}, None)
     with pytest.raises(DatasetSchemaError, match="no task 'crn'.*orn, ce"):
         dataset.task("crn")
@@ -160,6 +160,37 @@ def test_every_violation_names_case_and_field(tmp_path: Path, where, value, name
     with pytest.raises(DatasetSchemaError, match=named) as caught:
         load_dataset(tmp_path)
     assert str(path) in str(caught.value)
+
+
+RECORDS = [
+    ({"patient_name": "Jane Roe"}, "'patient_name' identifies a person"),
+    ({"lesion_volume": 3.5}, "'lesion_volume'.*carry the answer"),
+    ({"prescribed_gy": 70}, "'prescribed_gy' is unknown.*'prescription_gy'"),
+    ({"fractions": "35"}, "'fractions' must be a whole number"),
+    ({"sex": "F"}, "'sex' must be one of"),
+    ({"note": "Denies pain."}, "'note' is free text"),
+]
+
+
+@pytest.mark.parametrize(("record", "named"), RECORDS)
+def test_a_record_outside_the_allow_list(tmp_path: Path, record: dict, named: str) -> None:
+    put_files(tmp_path, [a_case(1)])
+    with pytest.raises(RecordError, match=f"case 'c1': record field {named}") as caught:
+        write(tmp_path, [a_case(1, record=record)])
+    assert str(tmp_path / "dataset.json") in str(caught.value)
+    assert "Roe" not in str(caught.value) and not (tmp_path / "dataset.json").exists()
+
+
+def test_free_text_must_be_allowed_to_write_and_to_read(tmp_path: Path) -> None:
+    cases = [a_case(1, record={"site": "left tonsil", "note": "Denies pain."})]
+    put_files(tmp_path, cases)
+    about = {"name": "demo", "kind": "synthetic", "description": "Nobody."}
+    with pytest.raises(RecordError, match="'site' must be one of"):
+        write_dataset(tmp_path, **about, tasks=TASKS, cases=cases)
+    write_dataset(tmp_path, **about, tasks=TASKS, cases=cases, free_text=True)
+    assert load_dataset(tmp_path, free_text=True).cases[0].record == cases[0]["record"]
+    with pytest.raises(RecordError, match="case 'c1': record field 'site'"):
+        load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["image", "dose", "label"])

@@ -14,6 +14,7 @@ from rtsam_jax.data.cases import load_dataset
 from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.pipeline import (
     Neighbourhood,
+    PromptIds,
     batches_from,
     crop,
     load_neighbourhoods,
@@ -43,8 +44,13 @@ def coordinates(case_id: int, shape=(14, 15, 16), size: int = 8) -> Neighbourhoo
     return Neighbourhood(index.astype(np.float32), byte, byte, origin, -5.0, case_id % 2)
 
 
+def told(*ids: int, mirrored: tuple[int, ...] | None = None) -> PromptIds:
+    return PromptIds(np.array(ids), None if mirrored is None else np.array(mirrored))
+
+
 def batches_of(cases, batch: int = 2, seed: int = 0, jitter: int = 2, size: int = 8):
-    return training_batches(cases, size=size, jitter=jitter, batch_size=batch, seed=seed)
+    prompts = [told(case.task_id, case.task_id, mirrored=(7, 7)) for case in cases]
+    return training_batches(cases, prompts, size=size, jitter=jitter, batch_size=batch, seed=seed)
 
 
 def same(a, b) -> bool:
@@ -92,8 +98,8 @@ def test_a_batch_holds_what_it_says() -> None:
     assert batch.image.shape == (3, 8, 8, 8, 1) and batch.image.dtype == np.float32
     for part in (batch.label, batch.roi):
         assert part.shape == (3, 8, 8, 8) and part.dtype == np.uint8
-    assert batch.case_id.dtype == batch.task_id.dtype == np.int32
-    np.testing.assert_array_equal(batch.task_id, batch.case_id % 2)
+    assert batch.case_id.dtype == batch.text_id.dtype == np.int32
+    np.testing.assert_array_equal(batch.text_id, batch.case_id % 2)
 
 
 def test_image_roi_and_label_move_together_and_within_the_jitter() -> None:
@@ -110,11 +116,11 @@ def test_image_roi_and_label_move_together_and_within_the_jitter() -> None:
 
 def test_no_jitter_is_the_crop_of_prediction() -> None:
     batch = batches_of([FIVE[0]], 1, jitter=0)[0]
-    assert same([x[0] for x in batch], crop(FIVE[0], 0, FIVE[0].origins[0], 8))
+    assert same([x[0] for x in batch], crop(FIVE[0], 0, 0, FIVE[0].origins[0], 8))
 
 
 def test_beyond_the_volume_lies_background() -> None:
-    sample = crop(FIVE[0], 0, np.array([-2, 3, 12]), 8)
+    sample = crop(FIVE[0], 0, 0, np.array([-2, 3, 12]), 8)
     assert (sample.image[:2] == -5).all() and (sample.image[..., 4:, 0] == -5).all()
     assert (sample.label[:2] == 0).all() and (sample.roi[..., 4:] == 0).all()
     assert (sample.image[2:, :, :4] > 0).all()
@@ -139,7 +145,7 @@ def test_a_neighbourhood_is_a_part_of_the_model_grid(
         origin = pipeline.crop_origins(scan.box, SIZE)[0]
         assert TASKS[near.task_id] == case.task
         for shift in itertools.product((-JITTER, JITTER), repeat=3):
-            found = crop(near, number, near.origins[0] + shift, SIZE)
+            found = crop(near, number, 0, near.origins[0] + shift, SIZE)
             for part, whole, fill in (
                 (found.image[..., 0], scan.image, scan.background),
                 (found.roi, scan.roi, 0),
@@ -172,7 +178,14 @@ def test_a_scan_of_two_tasks_is_read_once(
 def test_flips_and_intensities_are_drawn_and_move_image_label_and_roi_together() -> None:
     plain = batches_of(FIVE, jitter=0)
     flipped = training_batches(
-        FIVE, size=8, jitter=0, batch_size=2, seed=0, flip_axes=(0, 2), intensity_jitter=0.2
+        FIVE,
+        [told(0, 0, mirrored=(1, 1))] * 5,
+        size=8,
+        jitter=0,
+        batch_size=2,
+        seed=0,
+        flip_axes=(0, 2),
+        intensity_jitter=0.2,
     )
     seen = set()
     for i in range(12):
@@ -187,9 +200,45 @@ def test_flips_and_intensities_are_drawn_and_move_image_label_and_roi_together()
             assert len(ways) == 1  # one of the four, and never along axis 1
             axes = next(iter(ways))
             seen.add(axes)
+            assert b.text_id[k] == (0 in axes)  # left-right takes the mirrored prompt
             assert np.array_equal(np.flip(a.roi[k], axes), b.roi[k])
             expected = np.flip(a.image[k], axes).ravel()
             scale, shift = np.polyfit(expected, b.image[k].ravel(), 1)
             assert np.allclose(scale * expected + shift, b.image[k].ravel(), atol=1e-3)
             assert abs(scale - 1) <= 0.2 and abs(shift) <= 0.2 + 1e-3
     assert seen == {(), (0,), (2,), (0, 2)}
+
+
+def test_a_side_that_cannot_be_swapped_is_never_flipped() -> None:
+    prompts = [told(0, 0)] * 5
+    dataset = training_batches(
+        FIVE, prompts, size=8, jitter=0, batch_size=2, seed=0, flip_axes=(0, 1)
+    )
+    plain, seen = batches_of(FIVE, jitter=0), set()
+    for i in range(12):
+        for k in range(2):
+            one, other = plain[i].label[k], dataset[i].label[k]
+            assert np.array_equal(one, other) or np.array_equal(np.flip(one, 1), other)
+            seen.add(np.array_equal(one, other))
+    assert seen == {True, False}
+
+
+def test_wordings_are_drawn_evenly_and_the_record_is_dropped_at_its_rate() -> None:
+    def drawn(dropout: float) -> np.ndarray:
+        dataset = training_batches(
+            FIVE,
+            [told(9, 0, 1, 2)] * 5,
+            size=8,
+            jitter=0,
+            batch_size=10,
+            seed=3,
+            record_dropout=dropout,
+        )
+        return np.concatenate([dataset[i].text_id for i in range(60)])
+
+    never, some, always = drawn(0.0), drawn(0.3), drawn(1.0)
+    assert set(always) == {9} and set(never) == {0, 1, 2}
+    share = np.bincount(never) / len(never)
+    assert abs(share - 1 / 3).max() < 0.08
+    assert abs((some == 9).mean() - 0.3) < 0.08
+    assert np.array_equal(some[some != 9], never[some != 9])  # dropout changes nothing else

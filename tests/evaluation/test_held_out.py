@@ -12,9 +12,10 @@ from rtsam_jax.data.cases import Case
 from rtsam_jax.data.nifti import Volume, read_volume, write_volume
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import ConfigError
-from rtsam_jax.evaluate import check_same_cases, check_shuffle
+from rtsam_jax.evaluate import check_same_cases
 from rtsam_jax.evaluation.held_out import MODEL, evaluate_held_out
 from rtsam_jax.metrics.summary import CaseMetrics
+from rtsam_jax.text.prompt_set import prompt_set
 from rtsam_jax.training.run import prepare_training
 from tests.tiny import tiny_config
 
@@ -29,14 +30,14 @@ def test_unscored_cases_and_missing_dose_are_told(
     write_volume(tmp_path / "half.nii.gz", Volume(dose.array[:30], dose.affine), np.float32)
     first = dataclasses.replace(first, dose=tmp_path / "half.nii.gz")
     second = dataclasses.replace(second, label=None)
-    training = prepare_training(cfg, data)
+    training, prompts = prepare_training(cfg, data), prompt_set(cfg, data)
 
     def nothing(image: np.ndarray, roi: np.ndarray, task: np.ndarray) -> np.ndarray:
         return np.zeros_like(image)
 
     def evaluate(*cases: Case) -> str:
         held_out = dataclasses.replace(data, held_out=cases)
-        found = evaluate_held_out(cfg, held_out, nothing, training, tmp_path)
+        found = evaluate_held_out(cfg, held_out, nothing, prompts, training, tmp_path)
         assert [m.case for m in found[MODEL]] == [c.id for c in cases if c.label]
         return capsys.readouterr().out
 
@@ -83,11 +84,3 @@ def test_only_the_same_cases_are_compared() -> None:
         with pytest.raises(ConfigError, match="new and old are not scored.*same cases") as caught:
             check_same_cases(ours, theirs, names)
         assert f"({named});" in str(caught.value)
-
-
-def test_a_shuffle_needs_another_task() -> None:
-    check_shuffle(tiny_config(), ["orn", "ce"])
-    with pytest.raises(ConfigError, match="knows only the task orn; leave out --shuffle-task"):
-        check_shuffle(tiny_config(), ["orn"])
-    with pytest.raises(ConfigError, match="has no task prompt; leave out --shuffle-task"):
-        check_shuffle(tiny_config(prompt__task="none"), ["orn", "ce"])

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy import special
 
 from rtsam_jax.models.prompt_encoder import NOT_A_POINT, UNUSED, Encoded, Prompts
 from rtsam_jax.models.sam3d import SAM3D
+from rtsam_jax.models.text_adapter import TextTable
 from tests.models.jaxpr_dtypes import input_dtypes
 from tests.models.random_model import random_model
 
@@ -98,7 +100,8 @@ def test_grid_and_point_encodings_swap_two_axes(model: SAM3D) -> None:
 
 
 def test_task_tokens(model: SAM3D) -> None:
-    tokens = model.prompt_encoder.task_tokens(jnp.array([2, 0]))
+    tokens, valid = model.prompt_encoder.text_tokens(jnp.array([2, 0]), None)
+    assert valid is None
     np.testing.assert_array_equal(tokens, model.prompt_encoder.task_embed[...][np.array([2, 0])])
     out = encode(model, Prompts(POINTS, LABELS, text=tokens))
     assert out.tokens.shape == (2, 8, 48)
@@ -108,9 +111,29 @@ def test_task_tokens(model: SAM3D) -> None:
     np.testing.assert_array_equal(out.valid[:, 4:], partly)
 
 
-def test_a_model_without_tasks_has_no_task_tokens() -> None:
-    with pytest.raises(ValueError, match="task"):
-        random_model().prompt_encoder.task_tokens(jnp.array([0]))
+def test_a_model_without_tasks_or_text_has_no_such_tokens() -> None:
+    assert random_model().prompt_encoder.text_tokens(jnp.array([0]), None) == (None, None)
+
+
+def test_text_tokens_are_adapted_features() -> None:
+    """Sec. 3.2.1: linear, nonlinearity, linear, LayerNorm, written out in NumPy."""
+    encoder = random_model(text_width=20).prompt_encoder
+    draw = np.random.default_rng(0)
+    features = draw.standard_normal((5, 3, 20)).astype(np.float32)
+    there = np.arange(3) < np.array([1, 3, 2, 3, 1])[:, None]
+    tokens, valid = encoder.text_tokens(
+        jnp.array([4, 1]), TextTable(jnp.asarray(features), jnp.asarray(there))
+    )
+    a = encoder.text_adapter
+    x = (features[[4, 1]] - a.centre[...]) / a.spread[...]
+    x = x @ a.lin1.kernel[...] + a.lin1.bias[...]
+    x = 0.5 * x * (1 + special.erf(x / np.sqrt(2)))
+    x = np.asarray(x @ a.lin2.kernel[...] + a.lin2.bias[...]).reshape(2, 12, 48)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(tokens, x * a.norm.scale[...] + a.norm.bias[...], atol=2e-5)
+    np.testing.assert_array_equal(valid, np.repeat(there[[4, 1]], 4, axis=1))
+    with pytest.raises(ValueError, match="table"):
+        encoder.text_tokens(jnp.array([0]), None)
 
 
 def test_positions_stay_float32_in_bfloat16() -> None:

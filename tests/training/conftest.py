@@ -18,6 +18,7 @@ from rtsam_jax.data.pipeline import Neighbourhood, training_batches
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.optim import make_optimizer
+from rtsam_jax.text.prompt_set import prompt_set
 from rtsam_jax.training.run import prepare_training
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import Built, build
@@ -46,6 +47,7 @@ class Training:
     def batches(self, cases: list[Neighbourhood] | None = None) -> grain.MapDataset:
         return training_batches(
             cases or self.cases,
+            [prompt_set(self.cfg, self.data).training[case.id] for case in self.data.train],
             size=get_spec(self.cfg.model.preset).image_size,
             jitter=self.cfg.data.jitter,
             batch_size=self.cfg.batch_size,

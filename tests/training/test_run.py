@@ -220,6 +220,14 @@ def test_other_files_are_other_cases(tiny_dataset: Path, tmp_path: Path) -> None
     ]
 
 
+def test_another_record_is_another_case(tiny_dataset: Path) -> None:
+    """Its sentences are part of what a run was told."""
+    cases = load_dataset(tiny_dataset).cases
+    older = [dataclasses.replace(cases[0], record={**cases[0].record, "age": 62}), *cases[1:]]
+    before, after = fingerprints(cases), fingerprints(older)
+    assert before[0] != after[0] and before[1:] == after[1:]
+
+
 def test_a_record_of_a_later_version(tmp_path: Path) -> None:
     cfg = cfg_for(tmp_path)
     document = {"config": {**dataclasses.asdict(cfg), "teleport": True}}

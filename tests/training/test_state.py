@@ -22,7 +22,7 @@ from rtsam_jax.training import rules
 from rtsam_jax.training.rules import path_of, rule_for, trained_filter
 from rtsam_jax.training.sharding import make_mesh, parameter_shardings
 from rtsam_jax.training.state import CORNERS, abstract_model, build, make_model
-from rtsam_jax.weights import MODEL_FILE, PARAMS_FOLDER, flatten
+from rtsam_jax.weights import MODEL_FILE, OWN_PARAMETERS, PARAMS_FOLDER, flatten, model_variables
 from tests.tiny import tiny_config
 
 ONE = make_mesh(MeshConfig(data=1), 1)
@@ -200,6 +200,28 @@ def test_without_the_task_there_is_no_task_parameter() -> None:
     built = build_with(prompt__task="none")
     assert "prompt_encoder/task_embed" not in paths(built.state.trained)
     assert "prompt_encoder/task_embed" in paths(build_with().state.trained)
+
+
+def test_text_is_adapted_in_the_place_of_task_tokens() -> None:
+    cfg = tiny_config(prompt__task="text")
+    constants = {
+        "prompt_encoder.text_adapter.centre": np.arange(20, dtype=np.float32),
+        "prompt_encoder.text_adapter.spread": np.float32(3),
+    }
+    optimizer = make_optimizer(cfg.optim, 4)
+    built = build(cfg, 3, optimizer, ONE, text_width=20, constants=constants)
+    own = {p for p in paths(built.state.trained) if p.startswith("prompt_encoder/text_adapter")}
+    assert {p.split("/")[2] for p in own} == {"lin1", "lin2", "norm"}  # trained
+    frozen = flatten(nnx.to_pure_dict(built.frozen))
+    for name, value in constants.items():  # not trained
+        np.testing.assert_array_equal(frozen[name], value)
+    assert "prompt_encoder/task_embed" not in paths(built.state.trained)
+
+
+def test_no_published_checkpoint_must_hold_the_adapter() -> None:
+    model = nnx.eval_shape(lambda: make_model(tiny_config(prompt__task="text"), 3, 20))
+    names = {name for name in model_variables(model) if "text_adapter" in name}
+    assert len(names) == 8 and names <= OWN_PARAMETERS
 
 
 @pytest.mark.parametrize(("data", "batch"), [(2, 4), (0, 4), (-2, 4)])

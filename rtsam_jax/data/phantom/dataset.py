@@ -17,10 +17,12 @@ from rtsam_jax.data.cases import TaskInfo, write_dataset
 from rtsam_jax.data.new_folder import new_folder
 from rtsam_jax.data.nifti import Volume, write_volume
 from rtsam_jax.data.phantom import lesions
-from rtsam_jax.data.phantom.anatomy import Anatomy, paint_head
+from rtsam_jax.data.phantom.anatomy import paint_head
 from rtsam_jax.data.phantom.contrast import scan, tissue_values
-from rtsam_jax.data.phantom.dose import ORIENTATIONS, choose_target, dose_volume, reorder
+from rtsam_jax.data.phantom.dose import ORIENTATIONS, reorder
 from rtsam_jax.data.phantom.geometry import Canvas, Frame, make_frame
+from rtsam_jax.data.phantom.plan import plan_one
+from rtsam_jax.data.phantom.twins import plan_twins
 from rtsam_jax.errors import ConfigError
 
 TASKS = (
@@ -32,20 +34,21 @@ DESCRIPTION = (
     "Synthetic head phantoms with planted radiation injuries, made by rtsam_jax.data.phantom; "
     "no patient is behind them, and results on them say nothing about patients."
 )
+TWINS_DESCRIPTION = (
+    "Synthetic head phantoms with twin radiation injuries, made by rtsam_jax.data.phantom: two "
+    "look-alike lesions, one per side, both in the high-dose region; the label is the one on the "
+    "record's side, and nothing else tells which of them is asked for. No patient is behind them, "
+    "and results on them say nothing about patients."
+)
 FIELD_MM = (188.0, 224.0, 200.0)
-_TAU = 0.8  # the lesion is placed in the region above this share of Dmax
-# Where the primary lay, prescription in Gy, fractions: by task, for the brain by height as well.
-_SITES = {
-    "orn": (("oropharynx", 70.0, 35), ("oral cavity", 66.0, 33), ("oral cavity", 60.0, 30)),
-    "low": (("nasopharynx", 70.0, 33), ("nasopharynx", 70.0, 35), ("skull base", 66.0, 33)),
-    "high": (("glioma", 60.0, 30), ("meningioma", 60.0, 30), ("glioma", 60.0, 33)),
-}
-_TEMPORAL_Z = 20.0  # mm; below lie the temporal lobes, where skull-base fields pass
 
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """One synthetic patient; image and label share a grid, the dose has its own."""
+    """One synthetic patient; image and label share a grid, the dose has its own.
+
+    `twin` is the look-alike that is not asked for; no file holds it.
+    """
 
     id: str
     task: str
@@ -53,28 +56,29 @@ class PhantomCase:
     dose: Volume
     label: Volume
     record: dict[str, Any]
+    twin: Volume | None = None
 
 
-def make_case(index: int, *, seed: int = 0) -> PhantomCase:
+def make_case(index: int, *, seed: int = 0, twins: bool = False) -> PhantomCase:
     """Makes case `index`; the same numbers give the same voxels.
 
     Args:
       index: 0, 1, ...; its remainder by 3 is the task (`orn`, `ce`, `crn`).
       seed: of the data set.
+      twins: plant a look-alike on the other side; other heads than without.
     """
-    rng = np.random.default_rng([seed, index])
+    rng = np.random.default_rng([seed, index, 1] if twins else [seed, index])
     task = TASKS[index % len(TASKS)].name
     contrast = lesions.CONTRAST[task]
     frame = _frame(rng, task)
     canvas = Canvas(frame, tissue_values(rng, contrast))
     anatomy = paint_head(canvas, rng)
-    plan = _irradiate(rng, canvas, anatomy, task)
-    lesion = plan.lesion
-    lesions.paint(canvas, lesion, plan.distance, task, rng)
+    plan = (plan_twins if twins else plan_one)(rng, canvas, anatomy, task)
+    painted = np.logical_or.reduce([lesion.label for lesion in plan.lesions])
+    lesions.paint(canvas, painted, plan.distance, task, rng)
     image = Volume(
         scan(rng, canvas.value, anatomy.body < 0.5 * canvas.soft, frame, contrast), frame.affine
     )
-    label = Volume(lesion.label.astype(np.uint8), frame.affine)
     axes = "RAS" if rng.random() < 0.5 else "LPS"
     record = {
         "age": int(np.clip(round(rng.normal(58, 11)), 24, 86)),
@@ -83,16 +87,28 @@ def make_case(index: int, *, seed: int = 0) -> PhantomCase:
         "prescription_gy": plan.prescription_gy,
         "fractions": plan.fractions,
         "months_since_rt": int(rng.integers(4, 61)),
-        "side": "right" if lesion.centre[0] > 0 else "left",
     }
+    dose = reorder(plan.dose, str(rng.choice(ORIENTATIONS)))
+    asked = _choose(rng, len(plan.lesions))  # last, so that nothing above can depend on it
+    record["side"] = "right" if plan.lesions[asked].centre[0] > 0 else "left"
+    labels = [
+        reorder(Volume(lesion.label.astype(np.uint8), frame.affine), axes)
+        for lesion in plan.lesions
+    ]
     return PhantomCase(
-        id=f"phantom_{index:03d}_{task}",
+        id=f"{'twins' if twins else 'phantom'}_{index:03d}_{task}",
         task=task,
         image=reorder(image, axes),
-        dose=reorder(plan.dose, str(rng.choice(ORIENTATIONS))),
-        label=reorder(label, axes),
+        dose=dose,
+        label=labels[asked],
         record=record,
+        twin=labels[1 - asked] if twins else None,
     )
+
+
+def _choose(rng: np.random.Generator, count: int) -> int:
+    """Which of the planted lesions is asked for."""
+    return int(rng.integers(count))
 
 
 def _frame(rng: np.random.Generator, task: str) -> Frame:
@@ -106,52 +122,20 @@ def _frame(rng: np.random.Generator, task: str) -> Frame:
     return make_frame(rng, spacing=spacing, field_mm=FIELD_MM, centre=centre, scale=scale)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    lesion: lesions.Lesion
-    distance: np.ndarray  # see lesions.grow
-    dose: Volume
-    site: str
-    prescription_gy: float
-    fractions: int
-
-
-def _irradiate(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, task: str) -> _Plan:
-    """Draws lesion and dose until at least 90 % of the lesion receives 0.8 Dmax."""
-    frame = canvas.frame
-    for _ in range(60):
-        grown = lesions.grow(canvas, anatomy, task, rng)
-        if grown is None:
-            continue
-        low = grown[0].centre[2] < _TEMPORAL_Z
-        sites = _SITES["orn" if task == "orn" else "low" if low else "high"]
-        site, prescription, fractions = sites[int(rng.integers(len(sites)))]
-        target = choose_target(rng, grown[0], frame, anatomy.cavity, task)
-        dose = dose_volume(rng, target, frame, anatomy.body, prescription)
-        index = np.argwhere(grown[0].label) @ frame.affine[:3, :3].T + frame.affine[:3, 3]
-        inverse = np.linalg.inv(dose.affine)
-        at = np.round(index @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
-        inside = np.all((at >= 0) & (at < dose.array.shape), axis=1)
-        gray = np.zeros(len(at))
-        gray[inside] = dose.array[tuple(at[inside].T)]
-        if (gray >= _TAU * dose.array.max()).mean() >= 0.9:
-            return _Plan(*grown, dose, site, prescription, fractions)
-    raise AssertionError("no room for a lesion in 60 draws; the phantom's geometry is broken")
-
-
-def make_cases(cases: int, seed: int) -> Iterator[PhantomCase]:
+def make_cases(cases: int, seed: int, twins: bool = False) -> Iterator[PhantomCase]:
     """Makes cases in order, two at a time (numpy releases the interpreter while it computes)."""
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        yield from pool.map(lambda index: make_case(index, seed=seed), range(cases))
+        yield from pool.map(lambda index: make_case(index, seed=seed, twins=twins), range(cases))
 
 
-def build(root: Path, *, cases: int = 60, seed: int = 0) -> None:
+def build(root: Path, *, cases: int = 60, seed: int = 0, twins: bool = False) -> None:
     """Writes a dataset folder of synthetic cases; it appears complete or not at all.
 
     Args:
       root: the folder to make; it must not exist, or be empty.
       cases: how many; tasks take turns.
       seed: another seed, other patients.
+      twins: plant look-alikes that only the record tells apart.
 
     Raises:
       OutputExists: `root` holds something.
@@ -162,16 +146,16 @@ def build(root: Path, *, cases: int = 60, seed: int = 0) -> None:
     with new_folder(root) as beside:
         entries = []
         start = time.monotonic()
-        for done, case in enumerate(make_cases(cases, seed), 1):
+        for done, case in enumerate(make_cases(cases, seed, twins), 1):
             entries.append(_write_case(beside, case))
             if sys.stderr.isatty() or done == cases or done % 10 == 0:
                 spent = time.monotonic() - start
                 print(f"phantom {done}/{cases}  {spent:.0f} s", file=sys.stderr, flush=True)
         write_dataset(
             beside,
-            name="phantom",
+            name="phantom_twins" if twins else "phantom",
             kind="synthetic",
-            description=DESCRIPTION,
+            description=TWINS_DESCRIPTION if twins else DESCRIPTION,
             tasks=TASKS,
             cases=entries,
         )

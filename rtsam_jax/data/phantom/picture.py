@@ -44,13 +44,28 @@ def _to_ras(volume: Volume) -> Volume:
     return volume if codes == "RAS" else reorder(volume, "RAS")
 
 
-def draw(path: Path, *, seed: int = 0, first: int = 0) -> None:
+def _slices(lesion: np.ndarray, twin: np.ndarray | None) -> np.ndarray:
+    """Which plane to draw along each axis, `[3]`.
+
+    The lesion's middle; with a twin, axial and coronal planes go where both are widest.
+    """
+    at = np.round(np.argwhere(lesion).mean(0)).astype(int)
+    if twin is not None:
+        for axis in (1, 2):
+            others = tuple(a for a in range(3) if a != axis)
+            both = np.minimum(lesion.sum(others), twin.sum(others))
+            at[axis] = both.argmax() if both.any() else at[axis]
+    return at
+
+
+def draw(path: Path, *, seed: int = 0, first: int = 0, twins: bool = False) -> None:
     """Draws three consecutive cases, one row per task, into a PNG.
 
     Args:
       path: of the picture.
       seed: of the data set.
       first: index of the first case; a multiple of 3 starts with `orn`.
+      twins: draw those with a look-alike.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -60,24 +75,29 @@ def draw(path: Path, *, seed: int = 0, first: int = 0) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, 3)
     for row, index in zip(axes, range(first, first + 3), strict=True):
-        case = make_case(index, seed=seed)
+        case = make_case(index, seed=seed, twins=twins)
         image, dose, label = (_to_ras(v) for v in (case.image, case.dose, case.label))
         values = _isotropic(image, image, float(image.array.min()))
         gray = _isotropic(dose, image, np.nan) / dose.array.max()
         lesion = _isotropic(label, image) > 0.5
+        twin = None if case.twin is None else _isotropic(_to_ras(case.twin), image) > 0.5
         roi = largest_component(gray >= TAU)
         box = box_corners(roi)
         assert box is not None
-        at = np.round(np.argwhere(lesion).mean(0)).astype(int)
+        at = _slices(lesion, twin)
+        masks = [(roi, "#ffe14d"), (lesion, "#ff3b30")]
+        if twin is not None:
+            masks.append((twin, "#35e06a"))
         window = (
             (-350.0, 850.0) if case.task == "orn" else (0.0, float(np.percentile(values, 99.3)))
         )
         for plane, axis in enumerate((2, 1, 0)):
-            _plane(row[plane], values, gray, roi, lesion, box, axis, at, window)
+            _plane(row[plane], values, gray, masks, box, axis, at, window)
         volume = case.label.array.sum() * np.prod(case.label.spacing) / 1000
         row[0].set_title(
             f"{case.id}: lesion {volume:.1f} mL, ROI {roi.sum() / 1000:.0f} mL, "
-            f"{case.record['site']}, {case.record['prescription_gy']:.0f} Gy",
+            f"{case.record['site']}, {case.record['prescription_gy']:.0f} Gy"
+            + (f", side: {case.record['side']}" if twins else ""),
             color="white",
             fontsize=9,
             loc="left",
@@ -86,7 +106,8 @@ def draw(path: Path, *, seed: int = 0, first: int = 0) -> None:
         0.01,
         0.006,
         "synthetic; right of the patient on the left. "
-        "yellow 0.8 Dmax (ROI), white its box, blue 0.3 / 0.5, orange 0.95 Dmax, red lesion",
+        "yellow 0.8 Dmax (ROI), white its box, blue 0.3 / 0.5, orange 0.95 Dmax, red lesion"
+        + (", green its twin" if twins else ""),
         color="white",
         fontsize=8,
     )
@@ -102,8 +123,7 @@ def _plane(
     ax: Axes,
     values: np.ndarray,
     gray: np.ndarray,
-    roi: np.ndarray,
-    lesion: np.ndarray,
+    masks: list[tuple[np.ndarray, str]],
     box: np.ndarray,
     axis: int,
     at: np.ndarray,
@@ -119,7 +139,7 @@ def _plane(
 
     ax.imshow(cut(values), cmap="gray", origin="lower", vmin=window[0], vmax=window[1])
     ax.contour(cut(gray), ISODOSES, colors=["#3a6fd8", "#58b7ff", "#ff9d2e"], linewidths=0.7)
-    for mask, colour in ((roi, "#ffe14d"), (lesion, "#ff3b30")):
+    for mask, colour in masks:
         plane = cut(mask).astype(float)
         if plane.any():
             ax.contour(plane, [0.5], colors=[colour], linewidths=1.0)

@@ -1,0 +1,89 @@
+"""Text features, computed once per distinct text and kept on disk.
+
+    CACHE/<digest>-<pooling>/<random>.npz    rows that one run added; never changed afterwards
+
+The folder's name holds the language model's SHA-256, a row's key is its text's: nothing else
+decides a feature. Texts themselves are not stored, since they may be records of patients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rtsam_jax.text.language_model import TextFeature, describe, load_language_model
+
+
+def cache_folder(named: str) -> Path:
+    """`named`, or the user's cache folder where it is empty (`XDG_CACHE_HOME`, `~/.cache`)."""
+    if named:
+        return Path(named).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "rtsam_jax" / "text_features"
+
+
+def text_features(
+    texts: Sequence[str], model: Path, pooling: str, cache: Path
+) -> list[TextFeature]:
+    """A feature per text; the language model is read only for texts that the cache lacks.
+
+    Args:
+        model: folder of the language model.
+        pooling: "mean", "cls" or "tokens".
+        cache: see `cache_folder`.
+
+    Raises:
+        RTSamError: as `load_language_model`.
+    """
+    digest = describe(model).digest
+    place = cache / f"{digest[:32]}-{pooling}"
+    keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    known = _read(place, set(keys))
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    if missing:
+        print(f"{model}: features of {len(missing)} texts", flush=True)
+        found = load_language_model(model).features(list(missing.values()), pooling)
+        new = dict(zip(missing, found, strict=True))
+        _write(place, new)
+        known |= new
+    return [known[key] for key in keys]
+
+
+def _read(place: Path, wanted: set[str]) -> dict[str, TextFeature]:
+    known: dict[str, TextFeature] = {}
+    for file in sorted(place.glob("*.npz")):
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                keys, lengths, lost = stored["keys"], stored["lengths"], stored["lost"]
+                rows = np.split(stored["features"], np.cumsum(lengths)[:-1])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            print(f"{file} is damaged ({error}) and not used: its texts are encoded again")
+            continue
+        for key, row, n in zip(keys.tolist(), rows, lost.tolist(), strict=True):
+            if key in wanted:
+                known[key] = TextFeature(row, n)
+    return known
+
+
+def _write(place: Path, rows: dict[str, TextFeature]) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    name = uuid.uuid4().hex
+    beside = place / f".{name}.part"
+    try:
+        with beside.open("wb") as stream:
+            np.savez(
+                stream,
+                keys=np.array(list(rows)),
+                lengths=np.array([len(row.feature) for row in rows.values()]),
+                lost=np.array([row.lost for row in rows.values()]),
+                features=np.concatenate([row.feature for row in rows.values()]),
+            )
+        beside.rename(place / f"{name}.npz")
+    finally:
+        beside.unlink(missing_ok=True)

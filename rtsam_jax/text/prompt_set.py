@@ -1,0 +1,266 @@
+"""Which prompt each case of a run is given: texts and their table, or the task's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rtsam_jax.config import ExperimentConfig, PromptConfig
+from rtsam_jax.data.cases import Case, TaskInfo
+from rtsam_jax.data.pipeline import PromptIds
+from rtsam_jax.data.selection import RunData
+from rtsam_jax.errors import ConfigError
+from rtsam_jax.models.text_adapter import TextTable
+from rtsam_jax.prompts.text import (
+    Text,
+    mirror,
+    mirror_prompt,
+    parse_task_texts,
+    task_sentence,
+    vary_prompt,
+    write_prompt,
+)
+from rtsam_jax.text.features import cache_folder, text_features
+from rtsam_jax.text.language_model import TextFeature, describe
+
+_NAMED = 5  # cases that a note names
+
+# What a probe tells the model instead of the case's own prompt, and what its rows are called.
+PROBES = {
+    "task": "task shuffled",  # another task, the record kept
+    "text": "text shuffled",  # another case's text, task and all
+    "record": "record shuffled",  # another record of the same task
+    "no-record": "no record",  # the task alone
+}
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of a run.
+
+    Attributes:
+        table: features of its texts, on the host; None where tasks have learned tokens or none.
+        own: by case id, the prompt at test time.
+        training: by case id, what training chooses from.
+        probes: by probe (`PROBES`) and case id, what it says instead.
+        language_model: digest of the weights that made the table, or None.
+    """
+
+    table: TextTable | None
+    own: Mapping[str, int]
+    training: Mapping[str, PromptIds]
+    probes: Mapping[str, Mapping[str, int]]
+    language_model: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Channels of a text feature; 0 without texts."""
+        return 0 if self.table is None else self.table.features.shape[-1]
+
+    def standardisation(self) -> dict[str, np.ndarray]:
+        """The constants of `TextAdapter`, of the texts that training may give; by dotted name."""
+        if self.table is None:
+            return {}
+        rows = np.unique(np.concatenate([told.ids for told in self.training.values()]))
+        features = np.asarray(self.table.features)[rows][np.asarray(self.table.valid)[rows]]
+        centre = features.mean(0)
+        spread = np.sqrt(((features - centre) ** 2).mean())
+        if (
+            spread < 1e-6
+        ):  # one text for all: nothing to tell apart, but nothing to divide by either
+            spread = np.float32(1.0)
+        place = "prompt_encoder.text_adapter"
+        return {f"{place}.centre": centre, f"{place}.spread": np.float32(spread)}
+
+
+class _Texts:
+    """Distinct texts in the order they are met."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Text, int] = {}
+
+    def __call__(self, text: Text) -> int:
+        return self.rows.setdefault(text, len(self.rows))
+
+
+def sentence_of(task: TaskInfo, prompt: PromptConfig) -> str:
+    """The sentence that names a task, in the config's words if it has any.
+
+    Raises:
+        ConfigError: `prompt.task_texts` is malformed.
+    """
+    return task_sentence(task.name, task.title, task.modality, parse_task_texts(prompt.task_texts))
+
+
+def require_language_model(cfg: ExperimentConfig) -> None:
+    """Raises what a missing or damaged language model's folder raises, if the config needs one."""
+    if cfg.prompt.task == "text":
+        describe(Path(cfg.prompt.language_model))
+
+
+def prompt_set(
+    cfg: ExperimentConfig, data: RunData, *, train: bool = True, probes: Sequence[str] = ()
+) -> PromptSet:
+    """The prompts of a run's cases, with the features of their texts where it uses texts.
+
+    Args:
+        train: also those of the training cases.
+        probes: names of `PROBES` to prepare for the held-out cases.
+
+    Raises:
+        ConfigError: a task text is malformed or names no task; a probe cannot change anything.
+        RTSamError: of the language model; see `rtsam_jax.text.language_model`.
+    """
+    infos = {info.name: info for info in data.dataset.tasks}
+    if unknown := sorted(set(parse_task_texts(cfg.prompt.task_texts)) - set(infos)):
+        raise ConfigError(
+            f"config.prompt.task_texts names the task {unknown[0]!r}, which "
+            f"{data.dataset.root} does not have; its tasks are {', '.join(infos)}."
+        )
+    sentences = {name: sentence_of(infos[name], cfg.prompt) for name in data.tasks}
+    training = data.train if train else ()
+    if cfg.prompt.task != "text":
+        return _by_task(cfg, data, training, sentences, probes)
+    texts = _Texts()
+
+    def say(case: Case, task: str | None = None) -> int:
+        return texts(write_prompt(sentences[task or case.task], case.record))
+
+    own = {case.id: say(case) for case in data.held_out}
+    told = {
+        case.id: _wordings(cfg, case, at, sentences[case.task], texts)
+        for at, case in enumerate(training)
+    }
+    wrong = {
+        probe: _probe(probe, cfg.seed, data, own, lambda case, task: say(case, task))
+        for probe in probes
+        if probe != "no-record"
+    }
+    if "no-record" in probes:
+        wrong["no-record"] = {case.id: texts((sentences[case.task],)) for case in data.held_out}
+        if wrong["no-record"] == own:
+            raise _pointless("no-record", data, "no case has a record")
+    features = _encode(list(texts.rows), cfg.prompt)
+    _warn_of_losses(features, own, told)
+    digest = describe(Path(cfg.prompt.language_model)).digest
+    return PromptSet(_table(features), own, told, wrong, digest)
+
+
+def _encode(texts: Sequence[Text], prompt: PromptConfig) -> list[TextFeature]:
+    """A feature per text, or in the pooling "sentences" one per sentence of it."""
+    model, cache = Path(prompt.language_model), cache_folder(prompt.feature_cache)
+    if prompt.pooling != "sentences":
+        return text_features([" ".join(text) for text in texts], model, prompt.pooling, cache)
+    distinct = list(dict.fromkeys(sentence for text in texts for sentence in text))
+    of = dict(zip(distinct, text_features(distinct, model, "mean", cache), strict=True))
+    return [
+        TextFeature(
+            np.concatenate([of[sentence].feature for sentence in text]),
+            sum(of[sentence].lost for sentence in text),
+        )
+        for text in texts
+    ]
+
+
+def _by_task(
+    cfg: ExperimentConfig,
+    data: RunData,
+    training: Sequence[Case],
+    sentences: Mapping[str, str],
+    probes: Sequence[str],
+) -> PromptSet:
+    """Task indices as prompts. A task that names a side has no mirror image among them."""
+    index = {name: i for i, name in enumerate(data.tasks)}
+    told = {}
+    for case in training:
+        ids = np.full(2, index[case.task], np.int32)
+        sided = mirror(sentences[case.task]) != sentences[case.task]
+        told[case.id] = PromptIds(ids, None if sided else ids)
+    own = {case.id: index[case.task] for case in data.held_out}
+    wrong = {}
+    for probe in probes:
+        if probe in ("record", "no-record") or cfg.prompt.task == "none":
+            raise _pointless(probe, data, f"config.prompt.task is {cfg.prompt.task!r}")
+        wrong[probe] = _probe(probe, cfg.seed, data, own, lambda case, task: index[task])
+    return PromptSet(None, own, told, wrong)
+
+
+def _wordings(
+    cfg: ExperimentConfig, case: Case, at: int, sentence: str, texts: _Texts
+) -> PromptIds:
+    whole = write_prompt(sentence, case.record)
+    varied = [
+        vary_prompt(sentence, case.record, (cfg.seed, at, k), cfg.prompt.sentence_dropout)
+        for k in range(1, cfg.prompt.variants)
+    ]
+    said = [(sentence,), whole, *varied]
+    ids = np.array([texts(text) for text in said], np.int32)
+    if 0 not in cfg.data.flip_axes:
+        return PromptIds(ids, None)
+    swapped = [mirror_prompt(text) for text in said]
+    if None in swapped:
+        return PromptIds(ids, None)
+    return PromptIds(ids, np.array([texts(text) for text in swapped if text], np.int32))
+
+
+def _probe(
+    probe: str,
+    seed: int,
+    data: RunData,
+    own: Mapping[str, int],
+    say: Callable[[Case, str], int],
+) -> dict[str, int]:
+    """For each held-out case a prompt that is not its own, drawn by seed."""
+    rng = np.random.default_rng(seed)
+    said = {}
+    for case in data.held_out:
+        if probe == "task":
+            others = [say(case, task) for task in data.tasks if task != case.task]
+        else:
+            same_task = probe == "record"
+            others = [
+                own[other.id]
+                for other in data.held_out
+                if own[other.id] != own[case.id] and (not same_task or other.task == case.task)
+            ]
+        if not others:
+            raise _pointless(probe, data, f"case {case.id} has no other to take")
+        said[case.id] = others[rng.integers(len(others))]
+    return said
+
+
+def _pointless(probe: str, data: RunData, why: str) -> ConfigError:
+    return ConfigError(
+        f"the probe {probe!r} would change nothing on {data.dataset.name}, split "
+        f"{data.held_out_name}: {why}; leave out --probe {probe}."
+    )
+
+
+def _table(features: Sequence[TextFeature]) -> TextTable:
+    longest = max(len(row.feature) for row in features)
+    table = np.zeros((len(features), longest, features[0].feature.shape[-1]), np.float32)
+    valid = np.zeros(table.shape[:2], bool)
+    for i, row in enumerate(features):
+        table[i, : len(row.feature)] = row.feature
+        valid[i, : len(row.feature)] = True
+    return TextTable(table, valid)  # type: ignore[arg-type]  # on the host as yet
+
+
+def _warn_of_losses(
+    features: Sequence[TextFeature], own: Mapping[str, int], told: Mapping[str, PromptIds]
+) -> None:
+    """Says which cases' texts are too long for the language model, and by how much."""
+    lost = {case: features[row].lost for case, row in own.items()}
+    lost |= {case: max(features[row].lost for row in ids.ids) for case, ids in told.items()}
+    cut = sorted((case for case, n in lost.items() if n), key=lambda case: -lost[case])
+    if cut:
+        named = ", ".join(f"{case} {lost[case]}" for case in cut[:_NAMED])
+        more = f" and {len(cut) - _NAMED} more" if len(cut) > _NAMED else ""
+        print(
+            f"warning: texts longer than the language model reads are cut; tokens lost by case: "
+            f"{named}{more}",
+            flush=True,
+        )
