@@ -4,7 +4,8 @@
         --config.data.dataset=FOLDER --config.model.checkpoint=WEIGHTS
 
 FOLDER holds a dataset.json (docs/dataset.md); WEIGHTS is written by converters.sam_med3d from a
-published SAM-Med3D checkpoint.
+published SAM-Med3D checkpoint, weights/clinical_bert by converters.clinical_bert from
+Bio_ClinicalBERT (docs/text.md).
 """
 
 from rtsam_jax.config import ExperimentConfig
@@ -18,6 +19,8 @@ def get_config() -> ExperimentConfig:
     cfg.dose.tau = 0.8
     cfg.model.preset = "vit_b_ori"
     cfg.model.freeze_encoder = True
+    cfg.prompt.language_model = "weights/clinical_bert"
+    cfg.prompt.pooling = "sentences"  # ours; "cls" or "mean" is one feature for the whole text
     cfg.click.iterations = 3
     cfg.click.per_iteration = 4
     cfg.loss.dice, cfg.loss.focal_tversky = 0.7, 0.3

@@ -18,7 +18,7 @@ from rtsam_jax.config import ExperimentConfig, MeshConfig
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import ConfigError, UnreadableFile, run_command
-from rtsam_jax.evaluation.held_out import MODEL, evaluate_held_out
+from rtsam_jax.evaluation.held_out import MODEL, evaluate_held_out, probe_name
 from rtsam_jax.evaluation.inference import CropPredictor, make_crop_predictor
 from rtsam_jax.flags import check_types
 from rtsam_jax.metrics.summary import CaseMetrics, paired_bootstrap
@@ -130,6 +130,9 @@ def main() -> None:
     predict = load_predictor(cfg, data.tasks, prompts)
     training = prepare_training(cfg, data)
     found = evaluate_held_out(cfg, data, predict, prompts, training, arguments.run)
+    for probe in prompts.probes:
+        told = found[probe_name(probe)]
+        print("\n" + compare(found[MODEL], told, (arguments.run.name, PROBES[probe])))
     if other is not None:
         print("\n" + compare(found[MODEL], other, names))
 

@@ -25,6 +25,11 @@ _NAMED = 5  # cases that a note names
 MODEL = "model"
 
 
+def probe_name(probe: str) -> str:
+    """The method's name in tables: "model, record shuffled"."""
+    return f"{MODEL}, {PROBES[probe]}"
+
+
 def evaluate_held_out(
     cfg: ExperimentConfig,
     data: RunData,
@@ -52,7 +57,7 @@ def evaluate_held_out(
 
     methods: dict[str, Method] = {MODEL: told(prompts.own)}
     for probe, ids in prompts.probes.items():
-        methods[f"{MODEL}, {PROBES[probe]}"] = told(ids)
+        methods[probe_name(probe)] = told(ids)
     methods |= trivial_methods(training, data.tasks, size)
     spec = PreprocessSpec.from_config(cfg)
     found: dict[str, list[CaseMetrics]] = {name: [] for name in methods}

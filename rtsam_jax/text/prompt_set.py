@@ -61,16 +61,14 @@ class PromptSet:
         return 0 if self.table is None else self.table.features.shape[-1]
 
     def standardisation(self) -> dict[str, np.ndarray]:
-        """The constants of `TextAdapter`, of the texts that training may give; by dotted name."""
+        """The constants of `TextAdapter` by dotted name, of the training texts, not mirrored."""
         if self.table is None:
             return {}
         rows = np.unique(np.concatenate([told.ids for told in self.training.values()]))
         features = np.asarray(self.table.features)[rows][np.asarray(self.table.valid)[rows]]
         centre = features.mean(0)
         spread = np.sqrt(((features - centre) ** 2).mean())
-        if (
-            spread < 1e-6
-        ):  # one text for all: nothing to tell apart, but nothing to divide by either
+        if spread < 1e-6:  # one text for all: nothing to tell apart, nothing to divide by
             spread = np.float32(1.0)
         place = "prompt_encoder.text_adapter"
         return {f"{place}.centre": centre, f"{place}.spread": np.float32(spread)}
@@ -135,9 +133,7 @@ def prompt_set(
         for at, case in enumerate(training)
     }
     wrong = {
-        probe: _probe(probe, cfg.seed, data, own, lambda case, task: say(case, task))
-        for probe in probes
-        if probe != "no-record"
+        probe: _probe(probe, cfg.seed, data, own, say) for probe in probes if probe != "no-record"
     }
     if "no-record" in probes:
         wrong["no-record"] = {case.id: texts((sentences[case.task],)) for case in data.held_out}

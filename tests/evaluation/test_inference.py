@@ -11,6 +11,7 @@ from flax import nnx
 
 from rtsam_jax.data.crops import crop_origins
 from rtsam_jax.evaluation.inference import BATCH, make_crop_predictor, predict_volume
+from rtsam_jax.models.text_adapter import TextTable
 from rtsam_jax.training.state import make_model
 from tests.models.random_model import random_model
 from tests.tiny import tiny_config
@@ -107,3 +108,27 @@ def test_task_box_and_image_all_matter(predictor) -> None:
     ):
         assert np.isfinite(changed).all()
         assert np.abs(changed - base).max() > 1e-4
+
+
+def test_text_matters_and_padding_of_its_table_does_not() -> None:
+    """A held-out set's longest text decides the table's length; that must not change a mask."""
+    graphdef, params = nnx.split(random_model(seed=1, text_width=20))
+    cfg = tiny_config(prompt__task="text")
+    features = np.random.default_rng(0).standard_normal((3, 2, 20)).astype(np.float32)
+    valid = np.array([[1, 1], [1, 0], [1, 1]], bool)
+    longer = TextTable(np.pad(features, ((0, 0), (0, 3), (0, 0))), np.pad(valid, ((0, 0), (0, 3))))
+    short, long = (
+        make_crop_predictor(graphdef, params, cfg, table)
+        for table in (TextTable(features, valid), longer)
+    )
+    image, roi, _ = crops(2)
+    first = short(image, roi, np.array([0, 1], np.int32))
+    np.testing.assert_allclose(long(image, roi, np.array([0, 1], np.int32)), first, atol=1e-5)
+    other = short(image, roi, np.array([2, 1], np.int32))
+    assert np.abs(other[0] - first[0]).max() > 1e-4
+    np.testing.assert_allclose(other[1], first[1], atol=1e-5)
+    hidden = TextTable(
+        np.where(valid[..., None], features, 9.0), valid
+    )  # what is invalid is unseen
+    unseen = make_crop_predictor(graphdef, params, cfg, hidden)
+    np.testing.assert_array_equal(unseen(image, roi, np.array([0, 1], np.int32)), first)
