@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
-import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -34,27 +33,28 @@ from converters.hugging_face import (
     checksums,
     find_source,
     load_package,
-    load_tokenizer,
     read_arrays,
     read_config,
     to_float32,
     tokenizer_files,
     weight_files,
 )
-from converters.sam_med3d import Report, tool_version, torch_shape
-from converters.sam_med3d_table import Rule
+from converters.report import Report, tool_version
+from converters.sam_med3d import torch_shape
+from converters.sam_med3d_table import Rule, rule_of
 from rtsam_jax.errors import (
     CheckpointError,
     ConfigError,
     OutputExists,
     RTSamError,
+    UnreadableFile,
     run_command,
 )
 from rtsam_jax.models.text_encoder import TextEncoder, TextSpec
+from rtsam_jax.text.language_model import TOKENIZER, digest_of, load_tokenizer
 from rtsam_jax.weights import LANGUAGE_MODEL, load_weights, model_variables, save_weights
 
 TOOL = "converters.clinical_bert"
-TOKENIZER_FOLDER = "tokenizer"
 
 _FIELDS = {  # of config.json -> of TextSpec
     "vocab_size": "vocab_size",
@@ -106,11 +106,8 @@ def expected_shapes(spec: TextSpec) -> dict[str, tuple[int, ...]]:
 
 def find_rule(path: str, shape: tuple[int, ...]) -> tuple[Rule, str]:
     """The rule of a parameter here, and the key it is made of."""
-    for rule in TABLE:
-        keys = rule.keys_of(path, shape)
-        if keys is not None:
-            return rule, keys[0]
-    raise CheckpointError(f"The conversion table has no rule for the parameter {path}.")
+    rule, (key,) = rule_of(TABLE, path, shape)
+    return rule, key
 
 
 def to_flax(
@@ -219,14 +216,12 @@ def check_tokenizer(
         # Bio_ClinicalBERT was trained cased, but is published without a tokenizer_config.json.
         notes.append(
             f"the tokenizer makes text lower-case, so it never finds the {capitals} tokens with "
-            "capitals; if the model was trained cased, put a tokenizer_config.json that says "
-            '{"do_lower_case": false} into a copy of the source folder and convert that'
+            "capitals; if the model was trained cased, convert it with --cased"
         )
     about = {
         "class": type(tokenizer).__name__,
         "tokens": len(vocabulary),
         "lower_case": lower,
-        "max_length": min(tokenizer.model_max_length, spec.max_positions),
         "files": sorted(files),
     }
     return about, notes
@@ -238,25 +233,47 @@ def lower_cases(tokenizer: Any) -> bool:
     return normalizer is not None and normalizer.normalize_str("A") == "a"
 
 
-def digest_of(
-    params: Mapping[str, np.ndarray], spec: TextSpec, tokenizer: Mapping[str, bytes]
-) -> str:
-    """SHA-256 of all that decides a text's features; the same for any file format of the source."""
-    total = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode())
-    for name in sorted(params):
-        array = np.ascontiguousarray(params[name], np.dtype("<f4"))
-        total.update(f"\n{name} {array.shape}\n".encode())
-        total.update(array.data)
-    for name in sorted(tokenizer):
-        total.update(f"\n{name} {len(tokenizer[name])}\n".encode())
-        total.update(tokenizer[name])
-    return total.hexdigest()
+def keep_case(tokenizer: Mapping[str, bytes], where: Path) -> dict[str, bytes]:
+    """Tokenizer files that leave capitals and accents as they are, for a model trained so.
+
+    Raises:
+        UnreadableFile: one that has to be changed is not JSON.
+    """
+
+    def read(name: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads(tokenizer.get(name, b"{}")))
+        except (ValueError, TypeError) as error:
+            raise UnreadableFile(
+                f"{where / name} is not a JSON object ({error}); download it again."
+            ) from error
+
+    config = read("tokenizer_config.json")
+    files = {**tokenizer, "tokenizer_config.json": _json(config | {"do_lower_case": False})}
+    if "tokenizer.json" in tokenizer:
+        whole = read("tokenizer.json")
+        if isinstance(whole.get("normalizer"), dict):
+            whole["normalizer"] |= {"lowercase": False, "strip_accents": False}
+        files["tokenizer.json"] = _json(whole)
+    return files
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode()
 
 
 def convert_source(
-    source: str, folder: Path, *, revision: str | None = None, force: bool = False
+    source: str,
+    folder: Path,
+    *,
+    revision: str | None = None,
+    cased: bool = False,
+    force: bool = False,
 ) -> Report:
     """A folder or model id -> a language model's folder with `model.json` and `report.json`.
+
+    Args:
+        cased: keep capitals, whatever the tokenizer's files say; see `keep_case`.
 
     Raises:
         OutputExists: the folder is there and does not hold this very model.
@@ -266,10 +283,13 @@ def convert_source(
     found = find_source(source, revision)
     spec = spec_of(read_config(found.folder), found.folder / CONFIG)
     tokenizer = tokenizer_files(found.folder)
+    sources = [found.folder / name for name in tokenizer]
+    if cased:
+        tokenizer = keep_case(tokenizer, found.folder)
     files = weight_files(found.folder)
-    sums = checksums([*files, *(found.folder / name for name in tokenizer)])
+    sums = checksums([*files, *sources])
     if folder.exists() and not force:
-        if _same_source(folder, sums, found.name):
+        if _same_source(folder, sums, found.name, tokenizer):
             return Report(found.name, notes=[f"{folder} already holds this; nothing written"])
         raise OutputExists(f"{folder} exists already; give another folder, or --force.")
     about, remarks = check_tokenizer(tokenizer, spec, found.folder)
@@ -298,22 +318,23 @@ def convert_source(
         },
         kind=LANGUAGE_MODEL,
         documents={"report.json": report.to_json()},
-        files={f"{TOKENIZER_FOLDER}/{name}": data for name, data in tokenizer.items()},
+        files={f"{TOKENIZER}/{name}": data for name, data in tokenizer.items()},
         overwrite=force,
     )
     return report
 
 
-def _same_source(folder: Path, sums: dict[str, str], name: str) -> bool:
+def _same_source(
+    folder: Path, sums: dict[str, str], name: str, tokenizer: Mapping[str, bytes]
+) -> bool:
     try:  # all of it: what is damaged must not be said to be there
         meta = load_weights(folder, name, kind=LANGUAGE_MODEL)[1]
-        kept = tokenizer_files(folder / TOKENIZER_FOLDER)
+        kept = tokenizer_files(folder / TOKENIZER)
     except RTSamError:
         return False
-    whole = all(hashlib.sha256(data).hexdigest() == sums.get(n) for n, data in kept.items())
     wanted = {"sha256": sums, "tool": TOOL, "tool_version": tool_version()}
     provenance = meta.get("provenance", {})
-    return whole and {key: provenance.get(key) for key in wanted} == wanted
+    return kept == tokenizer and {key: provenance.get(key) for key in wanted} == wanted
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -325,12 +346,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("source", help="folder, model id, or minilm")
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--revision", help="branch, tag or commit of a model id")
+    parser.add_argument("--cased", action="store_true", help="keep capitals (Bio_ClinicalBERT)")
     parser.add_argument("--force", action="store_true", help="replace what is at output")
     options = parser.parse_args(arguments)
     load_package("transformers")  # may be missing: said before anything is read
     jax.config.update("jax_platforms", "cpu")  # arrays are only moved; leave accelerators alone
     report = convert_source(
-        options.source, options.output, revision=options.revision, force=options.force
+        options.source,
+        options.output,
+        revision=options.revision,
+        cased=options.cased,
+        force=options.force,
     )
     print(report.text())
     print(json.dumps(report.to_json()["counts"]), "->", options.output)

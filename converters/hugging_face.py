@@ -6,7 +6,6 @@ Weights come as safetensors (one file or shards; read without PyTorch) or as `py
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -19,6 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from converters.report import sha256_of
 from converters.torch_files import load_file as load_torch_file
 from converters.torch_files import load_torch
 from rtsam_jax.errors import (
@@ -28,10 +28,10 @@ from rtsam_jax.errors import (
     MissingFile,
     UnreadableFile,
 )
+from rtsam_jax.text.language_model import VOCABULARIES
 
 CONFIG = "config.json"
 SAFETENSORS, INDEX, BIN = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-VOCABULARIES = ("tokenizer.json", "vocab.txt")  # either is enough
 TOKENIZER_FILES = (
     *VOCABULARIES,
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -179,8 +179,7 @@ def checksums(files: list[Path]) -> dict[str, str]:
     """
     sums = {}
     for file in files:
-        with file.open("rb") as stream:
-            sums[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        sums[file.name] = sha256_of(file)
         blob = file.resolve()  # named by its SHA-256 where git-lfs has it, otherwise by its SHA-1
         known = blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name)
         if known and blob.name != sums[file.name]:
@@ -258,26 +257,3 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
             "model that was trained."
         )
     return {name: file.read_bytes() for name, file in files.items()}
-
-
-def load_tokenizer(folder: Path, where: Path) -> Any:
-    """The tokenizer of a folder of `tokenizer_files`, by `transformers`, without network.
-
-    Args:
-        folder: that holds the files.
-        where: the folder to name in messages.
-
-    Raises:
-        ExtraMissing: `transformers` is not installed.
-        UnreadableFile: a file of it is truncated or corrupt.
-    """
-    transformers = load_package("transformers")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # of many kinds, also of the Rust library below
-        reason = " ".join(str(error).split()).rstrip(".")[:160]
-        raise UnreadableFile(
-            f"The tokenizer in {where} cannot be loaded ({reason}); download its files again."
-        ) from error

@@ -13,20 +13,17 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
-import hashlib
-import importlib.metadata
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from converters.sam_med3d_table import OWN_REASON, SKIPPED_KEYS, TABLE, Rule
+from converters.report import Report, sha256_of, tool_version
+from converters.sam_med3d_table import OWN_REASON, SKIPPED_KEYS, TABLE, Rule, own_reason, rule_of
 from converters.torch_files import load_torch, read_state_dict, write_state_dict
 from rtsam_jax.errors import (
     CheckpointError,
@@ -49,36 +46,6 @@ from rtsam_jax.weights import (
 TOOL = "converters.sam_med3d"
 
 
-@dataclass
-class Report:
-    """What happened to every key and every parameter."""
-
-    preset: str
-    loaded: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)  # name -> reason
-    newly_initialised: dict[str, str] = field(default_factory=dict)  # name -> reason
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        counts = {
-            "loaded": len(self.loaded),
-            "skipped": len(self.skipped),
-            "newly_initialised": len(self.newly_initialised),
-        }
-        return {"counts": counts, **asdict(self)}
-
-    def text(self) -> str:
-        lines = [f"preset {self.preset}", f"loaded {len(self.loaded)}:"]
-        lines += [f"  {name}" for name in self.loaded]
-        for title, names in (
-            ("skipped", self.skipped),
-            ("newly initialised", self.newly_initialised),
-        ):
-            lines.append(f"{title} {len(names)}{':' if names else ''}")
-            lines += [f"  {name}: {reason}" for name, reason in names.items()]
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
-
-
 @functools.cache
 def expected_shapes(preset: str) -> dict[str, tuple[int, ...]]:
     """Dotted name -> shape of everything a published checkpoint of this preset has to fill."""
@@ -93,11 +60,7 @@ def expected_shapes(preset: str) -> dict[str, tuple[int, ...]]:
 
 def find_rule(path: str, shape: tuple[int, ...]) -> tuple[Rule, list[str]]:
     """The rule of a parameter here, and the PyTorch keys it is made of."""
-    for rule in TABLE:
-        keys = rule.keys_of(path, shape)
-        if keys is not None:
-            return rule, keys
-    raise CheckpointError(f"The conversion table has no rule for the parameter {path}.")
+    return rule_of(TABLE, path, shape)
 
 
 def torch_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -210,9 +173,10 @@ def to_torch(params: Mapping[str, np.ndarray], preset: str) -> tuple[dict[str, n
             state[key] = np.ascontiguousarray(rule.transform.to_torch(row))
     report = Report(preset, loaded=sorted(state))
     for path in sorted(set(params) - set(expected)):
-        if path not in OWN_REASON:
+        reason = own_reason(path)
+        if reason is None:
             raise CheckpointError(f"The checkpoint holds {path}, which {preset!r} does not have.")
-        report.skipped[path] = OWN_REASON[path]
+        report.skipped[path] = reason
     return state, report
 
 
@@ -227,7 +191,7 @@ def convert_file(source: Path, folder: Path, preset: str, *, force: bool = False
     get_spec(preset)
     if not source.is_file():
         raise MissingFile(f"The PyTorch checkpoint {source} does not exist.")
-    digest = _sha256(source)
+    digest = sha256_of(source)
     if folder.exists() and not force:
         if _same_source(folder, digest, preset):
             report = Report(preset, notes=[f"{folder} already holds this file; nothing written"])
@@ -287,19 +251,6 @@ def _same_source(folder: Path, digest: str, preset: str) -> bool:
         return False
     wanted = {"sha256": digest, "preset": preset, "tool": TOOL, "tool_version": tool_version()}
     return {key: provenance.get(key) for key in wanted} == wanted
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def tool_version() -> str:
-    """The version of this project, or that it is not installed."""
-    try:
-        return importlib.metadata.version("rtsam-jax")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,10 +8,12 @@ stacked into one array. Nothing here needs PyTorch: arrays are NumPy.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+from rtsam_jax.errors import CheckpointError
 
 ArrayMap = Callable[[np.ndarray], np.ndarray]
 
@@ -68,6 +70,15 @@ class Rule:
 
     def matches_key(self, key: str) -> bool:
         return re.fullmatch(_regex(self.key), key) is not None
+
+
+def rule_of(table: Iterable[Rule], path: str, shape: tuple[int, ...]) -> tuple[Rule, list[str]]:
+    """The rule of a parameter, and the PyTorch keys it is made of; `CheckpointError`: none."""
+    for rule in table:
+        keys = rule.keys_of(path, shape)
+        if keys is not None:
+            return rule, keys
+    raise CheckpointError(f"The conversion table has no rule for the parameter {path}.")
 
 
 def _regex(pattern: str) -> str:
@@ -155,4 +166,10 @@ SKIPPED_KEYS: dict[str, str] = {"pixel_mean": _INTENSITY, "pixel_std": _INTENSIT
 OWN_REASON: dict[str, str] = {
     "prompt_encoder.corner_embed": "box corners: the published model has no usable box prompt",
     "prompt_encoder.task_embed": "task prompt: a parameter of this project",
+    "prompt_encoder.text_adapter": "adaptation layer of the text prompt: this project's own",
 }
+
+
+def own_reason(path: str) -> str | None:
+    """Why a parameter of this project is in no published file; None for any other."""
+    return next((why for own, why in OWN_REASON.items() if f"{path}.".startswith(f"{own}.")), None)

@@ -7,6 +7,7 @@ Commands print it as `error[CODE]: sentence` and leave with `exit_status`; see `
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import ClassVar
@@ -158,6 +159,10 @@ def run_command(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except (RTSamError, OSError) as cause:
         error = cause if isinstance(cause, RTSamError) else _refused(cause)
         if error is None:

@@ -114,8 +114,13 @@ def main() -> None:
         "--probe", nargs="+", default=(), choices=PROBES, help="also score with another prompt"
     )
     parser.add_argument("--against", type=Path, help="another run, evaluated on the same split")
+    parser.add_argument(
+        "--language-model", default="", help="where the run's language model lies now"
+    )
     arguments = parser.parse_args()
     cfg = load_run_config(arguments.run)
+    if arguments.language_model:
+        cfg.prompt.language_model = arguments.language_model
     if arguments.split:
         cfg.data.eval_split, cfg.data.inner_folds, cfg.data.inner_fold = arguments.split, 0, -1
     cfg.evaluate = True  # so that a split without cases is an error

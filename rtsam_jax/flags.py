@@ -31,6 +31,7 @@ def parse_config(argv: Sequence[str], *, usage: str) -> ExperimentConfig:
         print(usage + "\n\nFields and defaults:\n" + _describe(ExperimentConfig()))
         raise SystemExit(0)
     _check_arguments(argv[1:])
+    argv = [argv[0], *map(_as_literal, argv[1:])]
     values = flags.FlagValues()
     # Without sys_argv it would look for overrides in the process's own command line.
     config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=list(argv))
@@ -57,6 +58,14 @@ def parse_config(argv: Sequence[str], *, usage: str) -> ExperimentConfig:
     cfg.data.tasks = tuple(name for text in cfg.data.tasks for name in text.split(","))
     cfg.validate()
     return cfg
+
+
+def _as_literal(argument: str) -> str:
+    """`TASK=words; TASK=words` as the tuple that `config_flags` reads; anything else unchanged."""
+    name, _, value = argument.partition("=")
+    if name != "--config.prompt.task_texts" or value.startswith(("(", "[", "'", '"')):
+        return argument
+    return f"{name}={tuple(part.strip() for part in value.split(';') if part.strip())!r}"
 
 
 def check_types(section: Any, default: Any, path: str) -> None:

@@ -206,3 +206,16 @@ def test_a_record_of_another_version() -> None:
     for values in ({"optim": {"momentum": 0.9}}, {"momentum": 0.9}):
         with pytest.raises(errors.ConfigError, match="momentum is unknown"):
             ExperimentConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ce=the swollen white matter", ("ce=the swollen white matter",)),
+        ("ce=edema, all of it; orn=dead bone", ("ce=edema, all of it", "orn=dead bone")),
+        ("('ce=edema',)", ("ce=edema",)),
+        ("", ()),
+    ],
+)
+def test_words_of_tasks(parse, text: str, expected: tuple[str, ...]) -> None:
+    assert parse(f"--config.prompt.task_texts={text}").prompt.task_texts == expected

@@ -115,6 +115,20 @@ def test_another_language_model_is_not_taken_for_the_runs_own(place: Path) -> No
         (place / "kept").rename(place / "tiny_bert")
 
 
+def test_a_language_model_may_move(place: Path) -> None:
+    """What counts is its digest: the run resumes, and is scored, with the folder elsewhere."""
+    (place / "tiny_bert").rename(place / "moved")
+    try:
+        moved = "--config.prompt.language_model=moved"
+        result = run(place, "torch", "train", "--config=config.py", moved)
+        assert result.returncode == 0 and "resuming at step 4" in result.stdout, result.stderr
+        elsewhere = ("--run", "runs/again", "--language-model", "moved")
+        result = run(place, "torch", "evaluate", *elsewhere)
+        assert result.returncode == 0, result.stderr
+    finally:
+        (place / "moved").rename(place / "tiny_bert")
+
+
 def test_a_missing_language_model_is_said_before_a_dataset_is_made(place: Path) -> None:
     options = ("--config.prompt.language_model=nowhere", "--config.data.dataset=made")
     result = run(

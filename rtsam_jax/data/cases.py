@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from rtsam_jax.data.json_file import read_json, write_json
 from rtsam_jax.errors import DatasetSchemaError, MissingFile, SplitError
-from rtsam_jax.prompts.record import Scalar, check_record
+from rtsam_jax.prompts.record import Scalar, check_names, check_record
 
 SCHEMA_VERSION = 1
 FILE_NAME = "dataset.json"
@@ -268,6 +268,7 @@ def _file(entry: Mapping[str, Any], key: str, where: str, root: Path) -> Path:
 def _record(record: Any, where: str, free_text: bool) -> dict[str, Scalar]:
     if not isinstance(record, dict):
         _fail(where, "record", "an object of texts, numbers and truth values")
+    check_names(record, where)  # first: a list of numbers may be a box
     for key, value in record.items():
         if not isinstance(value, str | int | float) or not _finite(value):
             _fail(where, f"record.{key}", "a text, a finite number or a truth value; omit unknowns")

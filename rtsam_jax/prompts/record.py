@@ -145,18 +145,28 @@ _LONGEST = 500  # characters
 _SUSPECT = {
     "a date or a year": re.compile(
         r"\d{1,4}\s*[-/.]\s*\d{1,2}\s*[-/.]\s*\d{1,4}|\b\d{1,2}[-/]\d{4}\b"
-        r"|\b(?:19|20)\d\d\b(?!\s*(?:c?Gy|mg)\b)"
+        r"|\b(?:0\d[-/]\d\d?|\d\d?[-/]0\d)\b"
+        r"|(?<!\d)(?:19|20)\d\d(?!\d|\s*(?:c?Gy|mg)\b)"
         rf"|\b{_MONTHS}\b\W{{0,2}}\d|\d(?:st|nd|rd|th)?\W{{0,2}}(?:of )?{_MONTHS}\b"
+        r"|\d(?:st|nd|rd|th)\W{0,2}(?:of )?(?:may|march)\b|\d\W{0,2}march\b"
     ),
     "a number of 5 digits or more": re.compile(r"\d{5}"),
     "a telephone number": re.compile(r"\d(?:[\s()./+-]*\d){6}"),
     "an e-mail or web address": re.compile(r"@|https?:|www\.", re.IGNORECASE),
-    "the name of an identifier": re.compile(r"\b(?:mrn|dob|ssn|nhs)\b", re.IGNORECASE),
+    "the name of an identifier": re.compile(
+        r"(?<![a-z])(?:mrn|dob|ssn|nhs)(?![a-z])", re.IGNORECASE
+    ),
+    "an age of 90 or more": re.compile(
+        r"\b(?:9\d|1[01]\d)[\s-]*(?:years?|yrs?|y\.?\s*/?o\b)|\baged?\s*(?:of\s*)?(?:9\d|1[01]\d)\b",
+        re.IGNORECASE,
+    ),
     "a person's name": re.compile(
         r"\b(?i:mr|mrs|ms|miss|mx|dr|doctor|prof|professor|sir|nurse)(?:\.\s*|\s+)[^\W\d_a-z]"
     ),
     "a size or a slice": re.compile(
-        r"\d\s*(?:mm|cm|ml|cc)(?:[23²³]|\b)|\b(?:slices?|voxels?)\W{0,2}\d", re.IGNORECASE
+        r"\d[\s-]*(?:mm|cm|ml|cc|millimet\w*|centimet\w*|millilit\w*)(?:[23²³]|\b)"
+        r"|\b(?:slices?|voxels?)\D{0,6}\d",
+        re.IGNORECASE,
     ),
 }
 
@@ -171,10 +181,16 @@ def check_record(record: Mapping[str, Scalar], where: str, *, free_text: bool = 
         `technique` and `symptoms`. Dates, years, long numbers, addresses, titles before a name and
         sizes are refused even then.
     """
+    check_names(record, where)
     for name, value in record.items():
+        _check_value(name, FIELDS[name].kind, value, where, free_text)
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+    """Raises `RecordError` for a field that is not in the allow-list; see `check_record`."""
+    for name in names:
         if name not in FIELDS:
             _refuse_name(name, where)
-        _check_value(name, FIELDS[name].kind, value, where, free_text)
 
 
 def _refuse_name(name: str, where: str) -> NoReturn:

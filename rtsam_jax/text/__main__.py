@@ -9,7 +9,7 @@ from rtsam_jax.config import PromptConfig
 from rtsam_jax.data.cases import load_dataset
 from rtsam_jax.errors import run_command
 from rtsam_jax.prompts.text import mirror_prompt, write_prompt
-from rtsam_jax.text.prompt_set import sentence_of
+from rtsam_jax.text.prompt_set import task_sentences
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,8 +23,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     prompt = PromptConfig(task_texts=tuple(options.task_text), free_text=options.free_text)
     dataset = load_dataset(options.dataset, free_text=prompt.free_text)
+    sentences = task_sentences(dataset, prompt)
     for case in dataset.cases:
-        text = write_prompt(sentence_of(dataset.task(case.task), prompt), case.record)
+        text = write_prompt(sentences[case.task], case.record)
         fixed = "" if mirror_prompt(text) is not None else "  (cannot be mirrored: not flipped)"
         print(f"{case.id}{fixed}\n  " + "\n  ".join(text))
 

@@ -1,6 +1,6 @@
 """Text features, computed once per distinct text and kept on disk.
 
-    CACHE/<digest>-<pooling>/<random>.npz    rows that one run added; never changed afterwards
+    CACHE/<digest>-<pooling>-<format>/<random>.npz    rows that one run added; never changed
 
 The folder's name holds the language model's SHA-256, a row's key is its text's: nothing else
 decides a feature. Texts themselves are not stored, since they may be records of patients.
@@ -18,6 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from rtsam_jax.text.language_model import TextFeature, describe, load_language_model
+
+# Raised when the same model and text come to give another feature: a mended encoder, say.
+_FORMAT = 1
 
 
 def cache_folder(named: str) -> Path:
@@ -41,10 +44,10 @@ def text_features(
     Raises:
         RTSamError: as `load_language_model`.
     """
-    digest = describe(model).digest
-    place = cache / f"{digest[:32]}-{pooling}"
+    about = describe(model)
+    place = cache / f"{about.digest[:32]}-{pooling}-{_FORMAT}"
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
-    known = _read(place, set(keys))
+    known = _read(place, set(keys), about.spec.width)
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     if missing:
         print(f"{model}: features of {len(missing)} texts", flush=True)
@@ -55,19 +58,21 @@ def text_features(
     return [known[key] for key in keys]
 
 
-def _read(place: Path, wanted: set[str]) -> dict[str, TextFeature]:
+def _read(place: Path, wanted: set[str], width: int) -> dict[str, TextFeature]:
     known: dict[str, TextFeature] = {}
     for file in sorted(place.glob("*.npz")):
         try:
             with np.load(file, allow_pickle=False) as stored:
                 keys, lengths, lost = stored["keys"], stored["lengths"], stored["lost"]
-                rows = np.split(stored["features"], np.cumsum(lengths)[:-1])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                features = stored["features"]
+            if features.shape != (lengths.sum(), width) or not np.isfinite(features).all():
+                raise ValueError("its features are not of this language model")
+            rows = np.split(features, np.cumsum(lengths)[:-1])
+            found = dict(zip(keys.tolist(), zip(rows, lost.tolist(), strict=True), strict=True))
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
             print(f"{file} is damaged ({error}) and not used: its texts are encoded again")
             continue
-        for key, row, n in zip(keys.tolist(), rows, lost.tolist(), strict=True):
-            if key in wanted:
-                known[key] = TextFeature(row, n)
+        known |= {key: TextFeature(*row) for key, row in found.items() if key in wanted}
     return known
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +16,27 @@ import jax
 import numpy as np
 from flax import nnx
 
-from rtsam_jax.errors import CheckpointError, ExtraMissing, MissingFile
+from rtsam_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    ExtraMissing,
+    MissingFile,
+    UnreadableFile,
+)
 from rtsam_jax.models.text_encoder import TextEncoder, TextSpec, pool
-from rtsam_jax.weights import LANGUAGE_MODEL, load_into, load_weights, read_meta
+from rtsam_jax.weights import (
+    LANGUAGE_MODEL,
+    MODEL_FILE,
+    PARAMS_FOLDER,
+    flatten,
+    load_into,
+    load_weights,
+    read_meta,
+)
 
 TOKENIZER = "tokenizer"  # the tokenizer's folder beside the weights
+VOCABULARIES = ("tokenizer.json", "vocab.txt")  # either is enough
+_AGAIN = "write the folder again with converters.clinical_bert"
 _BATCH = 32  # texts per call; fixed, as is the rounding of lengths, so that little is compiled
 _ROUND = 16  # tokens
 
@@ -37,7 +57,6 @@ class TextFeature(NamedTuple):
 class LanguageModel:
     """A tokenizer and an encoder with its weights."""
 
-    folder: Path
     tokenizer: Any
     graphdef: nnx.GraphDef[TextEncoder]
     params: nnx.State
@@ -93,54 +112,100 @@ def _encode(
 class Description:
     """What a language model's folder says of itself, without reading its weights."""
 
-    digest: str  # SHA-256 of its parameters and its tokenizer
-    width: int  # channels of a feature
+    digest: str  # SHA-256 of all that decides a feature, see `digest_of`
+    spec: TextSpec
+
+
+def digest_of(
+    params: Mapping[str, np.ndarray], spec: TextSpec, tokenizer: Mapping[str, bytes]
+) -> str:
+    """SHA-256 of all that decides a text's features, whatever file format it came from.
+
+    Args:
+        params: by dotted name.
+        tokenizer: the tokenizer's files by name.
+    """
+    total = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode())
+    for name in sorted(params):
+        array = np.ascontiguousarray(params[name], np.dtype("<f4"))
+        total.update(f"\n{name} {array.shape}\n".encode())
+        total.update(array.data)
+    for name in sorted(tokenizer):
+        total.update(f"\n{name} {len(tokenizer[name])}\n".encode())
+        total.update(tokenizer[name])
+    return total.hexdigest()
 
 
 def describe(folder: Path) -> Description:
     """Reads `model.json` of a folder that `converters.clinical_bert` wrote.
 
     Raises:
-        MissingFile: no such folder; the message says how to make one.
+        MissingFile: no such folder, or a part of it is missing.
         CheckpointIncomplete, UnreadableFile, CheckpointError: it is damaged or something else.
     """
     if not folder.is_dir():
+        source = "minilm" if folder.name == "minilm" else "SOURCE"
         raise MissingFile(
             f"The language model {folder} does not exist; make it with `python -m "
-            f"converters.clinical_bert minilm {folder}` (or another source, see the README), or "
-            f"set config.prompt.task to 'embedding'."
+            f"converters.clinical_bert {source} {folder}` (docs/text.md), or set "
+            f"config.prompt.task to 'embedding'."
         )
     meta = read_meta(folder, kind=LANGUAGE_MODEL)
+    for part in (PARAMS_FOLDER, TOKENIZER):
+        if not (folder / part).is_dir():
+            raise MissingFile(f"{folder} has no folder {part}; {_AGAIN}.")
     digest = meta.get("digest")
-    if not isinstance(digest, str) or not digest:
-        raise CheckpointError(
-            f"{folder}/model.json has no digest; write the folder again with "
-            f"converters.clinical_bert."
-        )
-    return Description(digest, TextSpec.from_dict(meta["spec"]).width)
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise CheckpointError(f"{folder}/{MODEL_FILE} has no digest of the weights; {_AGAIN}.")
+    try:
+        return Description(digest, TextSpec.from_dict(meta.get("spec")))
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{folder}/{MODEL_FILE} makes no sense: {error}") from error
 
 
 def load_language_model(folder: Path) -> LanguageModel:
-    """Reads weights and tokenizer.
+    """Reads weights and tokenizer, and checks that they are those that `model.json` is about.
 
     Raises:
         MissingFile, CheckpointIncomplete, UnreadableFile, CheckpointError: of the folder.
         ExtraMissing: transformers, which holds the tokenizer's code, is not installed.
     """
-    params, meta = load_weights(folder, None, kind=LANGUAGE_MODEL)
-    spec = TextSpec.from_dict(meta["spec"])
-    model = nnx.eval_shape(lambda: TextEncoder(spec, rngs=nnx.Rngs(0)))
-    load_into(model, params)
-    tokenizer = _load_tokenizer(folder / TOKENIZER)
-    if len(tokenizer) > spec.vocab_size:
+    about = describe(folder)
+    params, _ = load_weights(folder, None, kind=LANGUAGE_MODEL)
+    place = folder / TOKENIZER
+    files = {file.name: file.read_bytes() for file in place.iterdir() if file.is_file()}
+    if not files.keys() & set(VOCABULARIES):
+        raise MissingFile(f"{place} has neither {' nor '.join(VOCABULARIES)}; {_AGAIN}.")
+    if digest_of(flatten(params), about.spec, files) != about.digest:
         raise CheckpointError(
-            f"{folder / TOKENIZER} knows {len(tokenizer)} tokens, but the model has embeddings for "
-            f"{spec.vocab_size}; write the folder again with converters.clinical_bert."
+            f"weights or tokenizer in {folder} are not those that its {MODEL_FILE} is about: a "
+            f"file was changed, lost or added; {_AGAIN}."
         )
-    return LanguageModel(folder, tokenizer, *nnx.split(model), spec.max_positions)
+    model = nnx.eval_shape(lambda: TextEncoder(about.spec, rngs=nnx.Rngs(0)))
+    load_into(model, params)
+    tokenizer = load_tokenizer(place, place)
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= about.spec.vocab_size:
+        raise CheckpointError(
+            f"{place} has token ids up to {largest}, but the model has embeddings for "
+            f"{about.spec.vocab_size}; {_AGAIN}."
+        )
+    return LanguageModel(tokenizer, *nnx.split(model), about.spec.max_positions)
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, where: Path) -> Any:
+    """The tokenizer of a folder that holds its files, by `transformers`, without network.
+
+    Args:
+        folder: that holds the files.
+        where: the folder to name in messages.
+
+    Raises:
+        ExtraMissing: `transformers` is not installed.
+        UnreadableFile: a file of it is truncated or corrupt.
+    """
+    # Else it says, where PyTorch is missing, that models will not be available: none is wanted.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         import transformers
     except ImportError as error:
@@ -148,16 +213,13 @@ def _load_tokenizer(folder: Path) -> Any:
             f"Texts cannot be tokenized ({error}); install transformers with "
             f"pip install -e '.[text]', or set config.prompt.task to 'embedding'."
         ) from error
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        raise MissingFile(
-            f"{folder} has neither tokenizer.json nor vocab.txt; write {folder.parent} again with "
-            f"converters.clinical_bert."
-        )
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # of many kinds, by the file that is damaged
-        reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(
-            f"the tokenizer in {folder} cannot be read ({reason}); write {folder.parent} again "
-            f"with converters.clinical_bert."
+        return transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # of many kinds, also of the Rust library below
+        reason = " ".join(str(error).split()).rstrip(".")[:160]
+        raise UnreadableFile(
+            f"The tokenizer in {where} cannot be loaded ({reason}); bring its files back from "
+            f"their source."
         ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rtsam_jax.config import ExperimentConfig, PromptConfig
-from rtsam_jax.data.cases import Case, TaskInfo
+from rtsam_jax.data.cases import Case, Dataset
 from rtsam_jax.data.pipeline import PromptIds
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.errors import ConfigError
@@ -84,13 +84,22 @@ class _Texts:
         return self.rows.setdefault(text, len(self.rows))
 
 
-def sentence_of(task: TaskInfo, prompt: PromptConfig) -> str:
-    """The sentence that names a task, in the config's words if it has any.
+def task_sentences(dataset: Dataset, prompt: PromptConfig) -> dict[str, str]:
+    """The sentence that names a task, by task, in the config's words where it has any.
 
     Raises:
-        ConfigError: `prompt.task_texts` is malformed.
+        ConfigError: `prompt.task_texts` is malformed, or names no task of the dataset.
     """
-    return task_sentence(task.name, task.title, task.modality, parse_task_texts(prompt.task_texts))
+    own = parse_task_texts(prompt.task_texts)
+    tasks = {task.name: task for task in dataset.tasks}
+    if unknown := sorted(own.keys() - tasks.keys()):
+        raise ConfigError(
+            f"config.prompt.task_texts names the task {unknown[0]!r}, which {dataset.root} does "
+            f"not have; its tasks are {', '.join(tasks)}."
+        )
+    return {
+        name: task_sentence(name, task.title, task.modality, own) for name, task in tasks.items()
+    }
 
 
 def require_language_model(cfg: ExperimentConfig) -> None:
@@ -112,13 +121,7 @@ def prompt_set(
         ConfigError: a task text is malformed or names no task; a probe cannot change anything.
         RTSamError: of the language model; see `rtsam_jax.text.language_model`.
     """
-    infos = {info.name: info for info in data.dataset.tasks}
-    if unknown := sorted(set(parse_task_texts(cfg.prompt.task_texts)) - set(infos)):
-        raise ConfigError(
-            f"config.prompt.task_texts names the task {unknown[0]!r}, which "
-            f"{data.dataset.root} does not have; its tasks are {', '.join(infos)}."
-        )
-    sentences = {name: sentence_of(infos[name], cfg.prompt) for name in data.tasks}
+    sentences = task_sentences(data.dataset, cfg.prompt)
     training = data.train if train else ()
     if cfg.prompt.task != "text":
         return _by_task(cfg, data, training, sentences, probes)

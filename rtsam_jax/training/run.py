@@ -135,8 +135,12 @@ def _take(lock: IO[str], run: Path) -> None:
 
 
 def _require_same(run: Path, stored: dict[str, Any], cfg: ExperimentConfig, digest: str) -> None:
-    # Where a run lies is not part of what it is.
-    changed = _differences(stored["config"] | {"out": cfg.out}, json.loads(cfg.to_json()))
+    # Where a run and its caches lie is not part of what it is. Nor is the language model's place:
+    # model.json has its digest.
+    before, now = (
+        _without_places(config) for config in (stored["config"], dataclasses.asdict(cfg))
+    )
+    changed = _differences(before, json.loads(json.dumps(now)))
     if changed:
         raise OutputExists(
             f"{run} holds a run with other settings ({', '.join(changed[:4])}); "
@@ -148,6 +152,15 @@ def _require_same(run: Path, stored: dict[str, Any], cfg: ExperimentConfig, dige
             f"other files of theirs; bring cases, splits and files back, or give another folder "
             f"with --config.out=FOLDER."
         )
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    prompt = {
+        key: value
+        for key, value in config.get("prompt", {}).items()
+        if key not in ("language_model", "feature_cache")
+    }
+    return {**config, "out": "", "prompt": prompt}
 
 
 def _not_writable(run: Path, cause: OSError) -> NotWritable:

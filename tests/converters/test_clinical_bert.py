@@ -25,6 +25,7 @@ from rtsam_jax.errors import (  # noqa: E402
     CheckpointIncomplete,
     ExtraMissing,
     OutputExists,
+    UnreadableFile,
     run_command,
 )
 from rtsam_jax.models.text_encoder import TextEncoder, TextSpec  # noqa: E402
@@ -102,7 +103,7 @@ def test_a_model_arrives_whole_with_tokenizer_report_and_provenance(
     for name in files:
         kept = tmp_path / "out" / "tokenizer" / name
         assert kept.read_bytes() == (source / name).read_bytes()
-    about = {"class": "BertTokenizer", "tokens": 200, "lower_case": False, "max_length": 16}
+    about = {"class": "BertTokenizer", "tokens": 200, "lower_case": False}
     assert meta["tokenizer"] == about | {"files": files}
 
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report.to_json()
@@ -130,8 +131,38 @@ def test_a_cased_vocabulary_under_a_lower_casing_tokenizer_is_said(
     (source / "tokenizer_config.json").unlink()  # then transformers makes everything lower-case
     report = clinical_bert.convert_source(str(source), tmp_path / "b")
     assert "never finds the 1 tokens with capitals" in report.text()
-    assert '{"do_lower_case": false}' in report.text()
+    assert "--cased" in report.text()
     assert read_meta(tmp_path / "b", kind=LANGUAGE_MODEL)["tokenizer"]["lower_case"] is True
+
+
+def test_cased_keeps_capitals_in_either_form_of_tokenizer(tmp_path: Path, source: Path) -> None:
+    (source / "tokenizer_config.json").unlink()
+    lower = transformers.AutoTokenizer.from_pretrained(source, local_files_only=True)
+    convert(source, tmp_path / "lower")
+    digests = {read_meta(tmp_path / "lower", kind=LANGUAGE_MODEL)["digest"]}
+    for form in ("vocab.txt alone", "tokenizer.json"):
+        if form == "tokenizer.json":
+            lower.save_pretrained(source)
+            assert (source / "tokenizer.json").is_file()
+        out = tmp_path / form.replace(" ", "_")
+        report = clinical_bert.convert_source(str(source), out, cased=True)
+        assert "lower-case" not in report.text()
+        kept = transformers.AutoTokenizer.from_pretrained(out / "tokenizer", local_files_only=True)
+        assert kept("brain Brain")["input_ids"] == [2, 5, 6, 3]
+        meta = read_meta(out, kind=LANGUAGE_MODEL)
+        assert meta["tokenizer"]["lower_case"] is False
+        digests.add(meta["digest"])
+        again = clinical_bert.convert_source(str(source), out, cased=True)
+        assert "already holds this" in again.text()
+        with pytest.raises(OutputExists):
+            clinical_bert.convert_source(str(source), out)
+    assert len(digests) == 3
+
+
+def test_cased_with_a_damaged_tokenizer_file(tmp_path: Path, source: Path) -> None:
+    (source / "tokenizer_config.json").write_text('{"do_low')
+    with pytest.raises(UnreadableFile, match="tokenizer_config.json"):
+        clinical_bert.convert_source(str(source), tmp_path / "out", cased=True)
 
 
 def with_prefix(arrays: Arrays) -> Arrays:

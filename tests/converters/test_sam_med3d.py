@@ -101,6 +101,7 @@ def test_published_checkpoint_arrives_whole_with_report_and_provenance(
     assert set(report.newly_initialised) == {
         "prompt_encoder.corner_embed",
         "prompt_encoder.task_embed",
+        "prompt_encoder.text_adapter",
     }
     # Two click embeddings are stacked into one array.
     assert written["counts"]["loaded"] == len(params) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,18 @@ def test_a_link_may_lead_out_but_a_path_inside_may_wander(tmp_path: Path) -> Non
     (root / "ct" / "1.nii.gz").symlink_to(outside / "1.nii.gz")
     dataset = write(root, [a_case(1, dose="ct/../dose/1.nii.gz")])
     assert dataset.cases[0].dose == root / "dose/1.nii.gz"
+
+
+@pytest.mark.parametrize("field", ["bbox", "patient_name", "birth_date"])
+def test_a_forbidden_field_is_refused_for_its_name_whatever_it_holds(
+    tiny_dataset: Path, tmp_path: Path, field: str
+) -> None:
+    """To be told to write a box as a text would invite to try that."""
+    shutil.copytree(tiny_dataset, tmp_path / "own")
+    file = tmp_path / "own" / "dataset.json"
+    content = json.loads(file.read_text())
+    for value in ([1, 2, 3], None, {"a": 1}):
+        content["cases"][0]["record"] = {field: value}
+        file.write_text(json.dumps(content))
+        with pytest.raises(RecordError, match=field):
+            load_dataset(tmp_path / "own")

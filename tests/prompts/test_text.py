@@ -141,7 +141,7 @@ def test_every_record_reads_well(record: dict) -> None:
     for sentence in optional_sentences(record):
         assert re.fullmatch(r"[A-Z].*[^\s.,;:]\.", sentence), sentence
         assert sentence.count(". ") == 0
-    assert not re.search(r"\b1 (fractions|months|years)\b", text)
+    assert not re.search(r"(?<![\d.])1 (fractions|months|years)\b", text)
 
 
 @settings(max_examples=60, deadline=None)

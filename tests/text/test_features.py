@@ -107,3 +107,25 @@ def test_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/me")
     assert cache_folder("") == Path("/me/.cache/rtsam_jax/text_features")
     assert cache_folder("here") == Path("here")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": np.zeros((3, 5), np.float32)},  # of another width
+        {"features": np.zeros((2, 24), np.float32)},  # a row too few
+        {"features": np.full((3, 24), np.nan, np.float32)},
+        {"lost": np.zeros(2, int)},
+        {"keys": np.array(["a"])},
+    ],
+)
+def test_a_file_that_fits_nothing_is_not_used(
+    model: Path, tmp_path: Path, encoded: list, change: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = text_features(TEXTS, model, "mean", tmp_path)
+    (file,) = tmp_path.rglob("*.npz")
+    with np.load(file) as stored:
+        content = {**stored, **change}
+    np.savez(file, **content)
+    assert same(text_features(TEXTS, model, "mean", tmp_path), first) and len(encoded) == 2
+    assert f"{file} is damaged" in capsys.readouterr().out

@@ -14,15 +14,29 @@ from rtsam_jax.errors import (
     CheckpointIncomplete,
     ExtraMissing,
     MissingFile,
+    UnreadableFile,
 )
 from rtsam_jax.models.text_encoder import TextEncoder
-from rtsam_jax.text import language_model
-from rtsam_jax.text.language_model import LanguageModel, describe, load_language_model
+from rtsam_jax.text.features import text_features
+from rtsam_jax.text.language_model import (
+    LanguageModel,
+    describe,
+    load_language_model,
+    load_tokenizer,
+)
 from rtsam_jax.weights import save_weights
 from tests.text.tiny_language_model import VOCABULARY, WIDTH, write_language_model
 
 pytest.importorskip("transformers", reason="needs the tokenizers of the extra `text`")
 
+SPEC = {
+    "vocab_size": len(VOCABULARY),
+    "width": WIDTH,
+    "depth": 2,
+    "heads": 3,
+    "hidden": 2 * WIDTH,
+    "max_positions": 512,
+}
 TEXTS = [f"{'a bone, ' * n}{n} Gy." for n in range(40)]
 
 
@@ -77,16 +91,18 @@ def test_a_long_text_is_cut_and_says_how_much(tmp_path: Path, folder: Path) -> N
 
 def test_describe_reads_no_weights(folder: Path, copy: Path) -> None:
     found = describe(copy)
-    assert found.width == WIDTH and found.digest == describe(folder).digest
-    shutil.rmtree(copy / "params")
+    assert found.spec.width == WIDTH and found.digest == describe(folder).digest
+    for file in (copy / "params").rglob("*"):
+        if file.is_file():
+            file.unlink()
     assert describe(copy) == found
-    with pytest.raises(CheckpointIncomplete, match="clinical_bert|damaged"):
-        load_language_model(copy)
 
 
-def test_a_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match="converters.clinical_bert minilm .*nowhere"):
-        describe(tmp_path / "nowhere")
+@pytest.mark.parametrize(("name", "source"), [("minilm", "minilm"), ("clinical_bert", "SOURCE")])
+def test_a_missing_folder_says_how_to_make_it(tmp_path: Path, name: str, source: str) -> None:
+    """Nobody is told to put MiniLM into a folder of another model's name."""
+    with pytest.raises(MissingFile, match=f"converters.clinical_bert {source} .*{name}"):
+        describe(tmp_path / name)
 
 
 def test_other_weights_are_no_language_model(tmp_path: Path) -> None:
@@ -95,10 +111,27 @@ def test_other_weights_are_no_language_model(tmp_path: Path) -> None:
         describe(tmp_path / "sam")
 
 
-def test_no_digest(copy: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"digest": ""}, "digest"),
+        ({"digest": "../../evil"}, "digest"),
+        ({"spec": None}, "spec"),
+        ({"spec": {"width": 24}}, "spec"),
+        ({"spec": {**SPEC, "width": "24"}}, "width"),
+    ],
+)
+def test_a_damaged_description(copy: Path, changed: dict, named: str) -> None:
     meta = json.loads((copy / "model.json").read_text())
-    (copy / "model.json").write_text(json.dumps({**meta, "digest": ""}))
-    with pytest.raises(CheckpointError, match="digest"):
+    (copy / "model.json").write_text(json.dumps({**meta, **changed}))
+    with pytest.raises(CheckpointError, match=f"model.json.*{named}"):
+        describe(copy)
+
+
+@pytest.mark.parametrize("part", ["params", "tokenizer"])
+def test_a_missing_part_is_said_before_anything_is_read(copy: Path, part: str) -> None:
+    shutil.rmtree(copy / part)
+    with pytest.raises(MissingFile, match=f"no folder {part}"):
         describe(copy)
 
 
@@ -108,19 +141,50 @@ def test_missing_tokenizer_file(copy: Path) -> None:
         load_language_model(copy)
 
 
-def test_damaged_tokenizer_file(copy: Path) -> None:
-    (copy / "tokenizer" / "tokenizer.json").write_text('{"version": "1.0", "mod')
-    with pytest.raises(CheckpointError, match="tokenizer in .* cannot be read"):
+def shorten(folder: Path) -> None:
+    file = folder / "tokenizer" / "vocab.txt"
+    file.write_text("\n".join(VOCABULARY[:20]))
+
+
+def add(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer.json").write_text('{"version": "1.0", "mod')
+
+
+def swap(folder: Path) -> None:
+    other = write_language_model(folder.with_name("other"), seed=5)
+    shutil.rmtree(folder / "params")
+    (other / "params").rename(folder / "params")
+
+
+@pytest.mark.parametrize("change", [shorten, add, swap])
+def test_what_is_not_what_was_converted_is_refused(copy: Path, change, tmp_path: Path) -> None:
+    """Else its features would stand in the cache under the right model's name for ever."""
+    change(copy)
+    with pytest.raises(CheckpointError, match="are not those that its model.json is about"):
+        text_features(["bone"], copy, "mean", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_half_a_tensor(copy: Path) -> None:
+    largest = max((copy / "params").rglob("*"), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    with pytest.raises(CheckpointIncomplete, match="damaged or incomplete"):
         load_language_model(copy)
 
 
 def test_a_tokenizer_of_a_larger_model(tmp_path: Path) -> None:
     words = [*VOCABULARY, "bone", "dose"]
-    with pytest.raises(CheckpointError, match=f"knows {len(words)} tokens"):
+    with pytest.raises(CheckpointError, match=f"token ids up to {len(words) - 1}"):
         load_language_model(write_language_model(tmp_path / "more", vocabulary=words))
+
+
+def test_a_tokenizer_that_cannot_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "mod')
+    with pytest.raises(UnreadableFile, match="cannot be loaded"):
+        load_tokenizer(tmp_path, tmp_path)
 
 
 def test_without_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ExtraMissing, match=r"\[text\]"):
-        language_model._load_tokenizer(folder / "tokenizer")
+        load_language_model(folder)

@@ -38,5 +38,6 @@ def test_what_cannot_be_mirrored_is_said(
 
 
 def test_a_malformed_task_text(tiny_dataset: Path) -> None:
-    with pytest.raises(ConfigError, match="task_texts"):
-        main([str(tiny_dataset), "--task-text", "swelling"])
+    for text, named in (("swelling", "task_texts"), ("dent=a dent", "names the task 'dent'")):
+        with pytest.raises(ConfigError, match=named):
+            main([str(tiny_dataset), "--task-text", text])

@@ -9,9 +9,9 @@ import pytest
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import ConfigError
-from rtsam_jax.prompts.text import mirror, write_prompt
+from rtsam_jax.prompts.text import mirror, optional_sentences, write_prompt
 from rtsam_jax.text import prompt_set as module
-from rtsam_jax.text.prompt_set import PromptSet, prompt_set, sentence_of
+from rtsam_jax.text.prompt_set import PromptSet, prompt_set, task_sentences
 from tests.text.tiny_language_model import WIDTH, write_language_model
 from tests.tiny import TASKS, tiny_config
 
@@ -27,10 +27,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(place: Path, dataset: Path, **fields: object) -> ExperimentConfig:
-    given = {"prompt__language_model": str(place / "tiny"), "data__flip_axes": (0,), **fields}
-    return tiny_config(
-        dataset, prompt__task="text", prompt__feature_cache=str(place / "cache"), **given
-    )
+    given = {
+        "prompt__task": "text",
+        "prompt__language_model": str(place / "tiny"),
+        "prompt__feature_cache": str(place / "cache"),
+        "prompt__pooling": "mean",  # then the language model is given whole texts
+        "data__flip_axes": (0,),
+    }
+    return tiny_config(dataset, **(given | fields))
 
 
 class Made:
@@ -66,7 +70,7 @@ def made(place: Path, tiny_dataset: Path, data: RunData) -> Made:
 def test_at_test_time_the_whole_text_is_said(made: Made, place: Path, data: RunData) -> None:
     prompt = config(place, data.dataset.root).prompt
     for case in data.held_out:
-        sentence = sentence_of(data.dataset.task(case.task), prompt)
+        sentence = task_sentences(data.dataset, prompt)[case.task]
         said = made.texts[made.prompts.own[case.id]]
         assert said == " ".join(write_prompt(sentence, case.record)) and said.startswith(sentence)
     assert "47-year-old" in made.texts[made.prompts.own["p3_orn"]]
@@ -87,10 +91,11 @@ def test_training_says_the_task_the_whole_text_and_varied_ones(made: Made, data:
         assert len(ids) == 1 + 4
         bare, whole, *varied = (made.texts[i] for i in ids)
         assert whole == " ".join(write_prompt(bare, case.record))
-        allowed = set(whole.removeprefix(bare).split(". "))
+        optional = optional_sentences(case.record)
         for text in varied:
-            assert text.startswith(bare) and len(text) <= len(whole)
-        assert allowed
+            said = [sentence for sentence in optional if sentence in text]
+            assert text.startswith(bare)
+            assert len(text) == len(" ".join([bare, *said]))  # and nothing else
     every = [made.texts[i] for ids in made.prompts.training.values() for i in ids.ids]
     assert len(set(every)) > 2 * len(data.train)  # varied indeed
 
@@ -172,6 +177,25 @@ def test_one_text_for_all_divides_by_nothing(place: Path, tiny_dataset: Path) ->
     ]
     found = prompt_set(cfg, dataclasses.replace(data, train=bare[0], held_out=bare[1]))
     assert found.standardisation()["prompt_encoder.text_adapter.spread"] == 1
+
+
+def test_sentences_are_read_one_by_one(
+    made: Made, place: Path, tiny_dataset: Path, data: RunData
+) -> None:
+    """A row holds a feature per sentence, the same wherever the sentence stands."""
+    found = Made(config(place, tiny_dataset, prompt__pooling="sentences"), data)
+    assert len(set(found.texts)) == len(found.texts) < len(made.texts)
+    assert all(text.count(". ") == 0 for text in found.texts)
+    table, seen = found.prompts.table, {}
+    for case in data.train:
+        bare, whole, *_ = found.prompts.training[case.id].ids
+        count = 1 + len(optional_sentences(case.record))
+        assert table.valid[whole].sum() == count and table.valid[bare].sum() == 1
+        np.testing.assert_array_equal(table.features[whole, 0], table.features[bare, 0])
+        for row, sentence in enumerate(optional_sentences(case.record), start=1):
+            feature = seen.setdefault(sentence, table.features[whole, row])
+            np.testing.assert_array_equal(table.features[whole, row], feature)
+    assert np.isfinite(list(found.prompts.standardisation().values())[0]).all()
 
 
 def test_tokens_are_padded_and_marked(place: Path, tiny_dataset: Path, data: RunData) -> None:

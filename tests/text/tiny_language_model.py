@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import string
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from rtsam_jax.models.text_encoder import TextEncoder, TextSpec
-from rtsam_jax.text.language_model import TOKENIZER
+from rtsam_jax.text.language_model import TOKENIZER, digest_of
 from rtsam_jax.weights import LANGUAGE_MODEL, model_variables, save_weights
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -38,7 +37,7 @@ def write_language_model(
             {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
         ).encode(),
     }
-    digest = hashlib.sha256(f"{seed} {max_tokens}".encode()).hexdigest()
+    digest = digest_of(params, spec, {Path(name).name: data for name, data in files.items()})
     meta = {"preset": "tiny", "spec": dataclasses.asdict(spec), "digest": digest}
     save_weights(folder, params, meta, kind=LANGUAGE_MODEL, files=files)
     return folder
