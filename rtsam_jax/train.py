@@ -63,7 +63,7 @@ def run(cfg: ExperimentConfig) -> Built:
         optimizer,
         mesh,
         text_width=prompts.width,
-        constants=prompts.standardisation(),
+        constants=prompts.constants(),
     )
     texts = jax.device_put(prompts.table, replicated(mesh))
     with open_run_folder(cfg, fingerprints(data.train)) as folder:

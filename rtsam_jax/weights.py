@@ -52,7 +52,7 @@ KINDS = {
 }
 
 # What no published SAM-Med3D checkpoint can hold (reference trap 6; text and task are ours).
-_ADAPTER = ("centre", "spread", "norm.bias", "norm.scale") + tuple(
+_ADAPTER = ("centre", "whitening", "norm.bias", "norm.scale") + tuple(
     f"lin{i}.{part}" for i in (1, 2) for part in ("bias", "kernel")
 )
 OWN_PARAMETERS = frozenset(

@@ -24,7 +24,7 @@ _TABLE = (
     (r".*rel_pos_[dhw]$", "zeros"),  # as in the reference: learned from nothing
     (r".*/norm\w*/scale$", "ones"),
     (r".*text_adapter/centre$", "zeros"),  # both are measured where there are texts
-    (r".*text_adapter/spread$", "ones"),
+    (r".*text_adapter/whitening$", "identity"),
     (r".*/norm\w*/bias$", "zeros"),
     # Unit scale, not the usual 0.02: tokens start with unit scale too, and positions that they
     # drown cost a training from scratch a third of its steps.
@@ -52,6 +52,8 @@ def _draw(seed: int, path: str, shape: tuple[int, ...]) -> np.ndarray:
     kind = _kind(path)
     if kind in ("zeros", "ones"):
         return np.full(shape, float(kind == "ones"), np.float32)
+    if kind == "identity":
+        return np.eye(*shape, dtype=np.float32)
     fan_in = {"fan_last": shape[-2:-1], "fan_all": shape[:-1], "smooth": shape[:-1]}.get(kind, ())
     scale = math.prod(fan_in) ** -0.5
     stream = np.random.default_rng([seed, zlib.crc32(path.encode())])

@@ -27,6 +27,7 @@ from rtsam_jax.text.features import cache_folder, text_features
 from rtsam_jax.text.language_model import TextFeature, describe
 
 _NAMED = 5  # cases that a note names
+_FLOOR = 0.01  # share of the largest variance; see `whiten`
 
 # What a probe tells the model instead of the case's own prompt, and what its rows are called.
 PROBES = {
@@ -60,18 +61,40 @@ class PromptSet:
         """Channels of a text feature; 0 without texts."""
         return 0 if self.table is None else self.table.features.shape[-1]
 
-    def standardisation(self) -> dict[str, np.ndarray]:
+    def constants(self) -> dict[str, np.ndarray]:
         """The constants of `TextAdapter` by dotted name, of the training texts, not mirrored."""
         if self.table is None:
             return {}
         rows = np.unique(np.concatenate([told.ids for told in self.training.values()]))
         features = np.asarray(self.table.features)[rows][np.asarray(self.table.valid)[rows]]
-        centre = features.mean(0)
-        spread = np.sqrt(((features - centre) ** 2).mean())
-        if spread < 1e-6:  # one text for all: nothing to tell apart, nothing to divide by
-            spread = np.float32(1.0)
+        centre, whitening = whiten(features)
         place = "prompt_encoder.text_adapter"
-        return {f"{place}.centre": centre, f"{place}.spread": np.float32(spread)}
+        return {f"{place}.centre": centre, f"{place}.whitening": whitening}
+
+
+def whiten(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What makes features of unit mean square, with their variances nearer to each other.
+
+    A direction of variance v is divided by sqrt(v + _FLOOR * the largest v): all that vary much
+    come out alike, those that hardly vary are not blown up without bound, and those that do not
+    vary at all are left out, so that an unseen text is told by what the seen ones differ in.
+
+    Args:
+        features: `[n, C]`.
+
+    Returns:
+        Centre `[C]` and whitening `[C, C]`, for `(features - centre) @ whitening`; float32.
+    """
+    centre = features.mean(0, dtype=np.float64)
+    variances, directions = np.linalg.eigh(np.cov(features - centre, rowvar=False, bias=True))
+    largest = variances[-1]
+    if largest < 1e-12:  # one text for all: nothing to tell apart
+        return centre.astype(np.float32), np.zeros((len(centre),) * 2, np.float32)
+    seen = variances > 1e-6 * largest
+    scale = np.where(seen, 1 / np.sqrt(np.maximum(variances, 0) + _FLOOR * largest), 0)
+    mean_square = (variances * scale**2).sum() / len(centre)
+    whitening = (directions * (scale / np.sqrt(mean_square))) @ directions.T
+    return centre.astype(np.float32), whitening.astype(np.float32)
 
 
 class _Texts:

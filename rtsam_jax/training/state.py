@@ -105,7 +105,7 @@ def build(
     Args:
         tasks: how many tasks the dataset has.
         text_width: channels of a text feature; 0 where the config uses no text.
-        constants: of the text adapter, by dotted name (`PromptSet.standardisation`).
+        constants: of the text adapter, by dotted name (`PromptSet.constants`).
 
     Raises:
         EncoderWeightsMissing: the encoder is frozen and there is no checkpoint to take it from.

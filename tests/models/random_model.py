@@ -39,7 +39,9 @@ def _value(name: str, shape: tuple[int, ...], draw: np.random.Generator) -> np.n
     noise = draw.standard_normal(shape).astype(np.float32)
     if name.endswith("kernel"):
         return noise / np.sqrt(np.prod(shape[:-1], dtype=np.float32))
-    if name.endswith(("scale", "spread")):
+    if name.endswith("whitening"):
+        return noise / np.sqrt(shape[0], dtype=np.float32)
+    if name.endswith("scale"):
         return 1 + 0.2 * noise
     if name.endswith("bias") or "rel_pos" in name:
         return 0.3 * noise

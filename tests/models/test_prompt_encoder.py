@@ -125,7 +125,7 @@ def test_text_tokens_are_adapted_features() -> None:
         jnp.array([4, 1]), TextTable(jnp.asarray(features), jnp.asarray(there))
     )
     a = encoder.text_adapter
-    x = (features[[4, 1]] - a.centre[...]) / a.spread[...]
+    x = (features[[4, 1]] - a.centre[...]) @ a.whitening[...]
     x = x @ a.lin1.kernel[...] + a.lin1.bias[...]
     x = 0.5 * x * (1 + special.erf(x / np.sqrt(2)))
     x = np.asarray(x @ a.lin2.kernel[...] + a.lin2.bias[...]).reshape(2, 12, 48)

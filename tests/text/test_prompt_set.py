@@ -11,7 +11,7 @@ from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import ConfigError
 from rtsam_jax.prompts.text import mirror, optional_sentences, write_prompt
 from rtsam_jax.text import prompt_set as module
-from rtsam_jax.text.prompt_set import PromptSet, prompt_set, task_sentences
+from rtsam_jax.text.prompt_set import PromptSet, prompt_set, task_sentences, whiten
 from tests.text.tiny_language_model import WIDTH, write_language_model
 from tests.tiny import TASKS, tiny_config
 
@@ -158,14 +158,30 @@ def test_an_empty_record_says_the_task(made: Made, data: RunData) -> None:
     assert made.prompts.own[case.id] == made.prompts.probes["no-record"][case.id]
 
 
-def test_constants_standardise_the_training_texts(made: Made) -> None:
-    constants = made.prompts.standardisation()
-    centre = constants["prompt_encoder.text_adapter.centre"]
-    spread = constants["prompt_encoder.text_adapter.spread"]
+def test_constants_whiten_the_training_texts(made: Made) -> None:
+    constants = made.prompts.constants()
     rows = np.unique(np.concatenate([told.ids for told in made.prompts.training.values()]))
-    x = (made.prompts.table.features[rows, 0] - centre) / spread
-    np.testing.assert_allclose(x.mean(0), 0, atol=1e-4)
-    assert abs(np.sqrt((x**2).mean()) - 1) < 1e-4
+    x = made.prompts.table.features[rows, 0] - constants["prompt_encoder.text_adapter.centre"]
+    x = x @ constants["prompt_encoder.text_adapter.whitening"]
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-3)
+    assert abs((x**2).mean() - 1) < 1e-3
+
+
+def test_whitening_brings_out_what_hardly_varies() -> None:
+    """Two texts that differ in a word, beside one that differs in everything."""
+    draw = np.random.default_rng(0)
+    base, word, other = draw.standard_normal((3, 24))
+    features = np.stack([base + 0.1 * word, base - 0.1 * word, base + 2 * other])
+    centre, whitening = whiten(features)
+
+    def apart(x: np.ndarray) -> float:
+        return float(np.linalg.norm(x[0] - x[1]) / np.linalg.norm(x[0] - x[2]))
+
+    assert apart(features) < 0.15
+    assert apart((features - centre) @ whitening) > 0.4
+    unseen = draw.standard_normal(24)
+    unseen -= np.linalg.lstsq((features - centre).T, unseen, rcond=None)[0] @ (features - centre)
+    np.testing.assert_allclose(unseen @ whitening, 0, atol=1e-4)  # no such direction was seen
 
 
 def test_one_text_for_all_divides_by_nothing(place: Path, tiny_dataset: Path) -> None:
@@ -176,7 +192,9 @@ def test_one_text_for_all_divides_by_nothing(place: Path, tiny_dataset: Path) ->
         for cases in (data.train, data.held_out)
     ]
     found = prompt_set(cfg, dataclasses.replace(data, train=bare[0], held_out=bare[1]))
-    assert found.standardisation()["prompt_encoder.text_adapter.spread"] == 1
+    constants = found.constants()
+    assert not constants["prompt_encoder.text_adapter.whitening"].any()
+    assert np.isfinite(constants["prompt_encoder.text_adapter.centre"]).all()
 
 
 def test_sentences_are_read_one_by_one(
@@ -195,7 +213,7 @@ def test_sentences_are_read_one_by_one(
         for row, sentence in enumerate(optional_sentences(case.record), start=1):
             feature = seen.setdefault(sentence, table.features[whole, row])
             np.testing.assert_array_equal(table.features[whole, row], feature)
-    assert np.isfinite(list(found.prompts.standardisation().values())[0]).all()
+    assert np.isfinite(list(found.prompts.constants().values())[0]).all()
 
 
 def test_tokens_are_padded_and_marked(place: Path, tiny_dataset: Path, data: RunData) -> None:
@@ -226,7 +244,7 @@ def test_words_of_ones_own(place: Path, tiny_dataset: Path, data: RunData) -> No
 
 def test_task_embeddings_need_no_language_model(tiny_dataset: Path, data: RunData) -> None:
     found = prompt_set(tiny_config(tiny_dataset), data, probes=("task",))
-    assert found.table is None and found.width == 0 and found.standardisation() == {}
+    assert found.table is None and found.width == 0 and found.constants() == {}
     for case in data.held_out:
         assert data.tasks[found.own[case.id]] == case.task
         assert found.probes["task"][case.id] != found.own[case.id]

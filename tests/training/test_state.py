@@ -206,7 +206,7 @@ def test_text_is_adapted_in_the_place_of_task_tokens() -> None:
     cfg = tiny_config(prompt__task="text")
     constants = {
         "prompt_encoder.text_adapter.centre": np.arange(20, dtype=np.float32),
-        "prompt_encoder.text_adapter.spread": np.float32(3),
+        "prompt_encoder.text_adapter.whitening": np.eye(20, k=1, dtype=np.float32),
     }
     optimizer = make_optimizer(cfg.optim, 4)
     built = build(cfg, 3, optimizer, ONE, text_width=20, constants=constants)
