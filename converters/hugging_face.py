@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class Source:
 
 def load_package(name: str) -> Any:
     """A package of the extra `text`; `ExtraMissing` where it is not installed."""
+    # Else transformers says, where PyTorch is missing, that models will not be available.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         return importlib.import_module(name)
     except ImportError as error:
