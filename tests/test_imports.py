@@ -1,6 +1,6 @@
 """The architecture as a test: imports are read with `ast` and held against the one-way arrow.
 
-commands -> training, evaluation -> report -> models, losses, metrics, optim, prompts, data
+commands -> training, evaluation -> report, text -> models, losses, metrics, optim, prompts, data
 -> config, geometry, errors. CONTRIBUTING.md draws it and says why.
 """
 
