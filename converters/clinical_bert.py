@@ -40,8 +40,7 @@ from converters.hugging_face import (
     weight_files,
 )
 from converters.report import Report, tool_version
-from converters.sam_med3d import torch_shape
-from converters.sam_med3d_table import Rule, rule_of
+from converters.sam_med3d_table import Rule, rule_of, torch_shape
 from rtsam_jax.errors import (
     CheckpointError,
     ConfigError,

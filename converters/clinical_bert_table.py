@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from converters.sam_med3d_table import IDENTITY, LINEAR, Rule
+from converters.sam_med3d_table import IDENTITY, LINEAR, Rule, layer
 
 PREFIX = "bert."  # of BertForMaskedLM, BertForPreTraining and the other classes with a head
 _OLD_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
@@ -23,20 +23,6 @@ def own_key(key: str) -> str:
     return key
 
 
-def _linear(key: str, path: str) -> list[Rule]:
-    return [
-        Rule(f"{key}.weight", f"{path}.kernel", LINEAR),
-        Rule(f"{key}.bias", f"{path}.bias", IDENTITY),
-    ]
-
-
-def _norm(key: str, path: str) -> list[Rule]:
-    return [
-        Rule(f"{key}.weight", f"{path}.scale", IDENTITY),
-        Rule(f"{key}.bias", f"{path}.bias", IDENTITY),
-    ]
-
-
 WORDS = "embeddings.word_embeddings.weight"
 _TORCH, _OURS = "encoder.layer.<n>", "layers.<n>"
 
@@ -44,15 +30,15 @@ TABLE: tuple[Rule, ...] = (
     Rule(WORDS, "embeddings.word_embed", IDENTITY),
     Rule("embeddings.position_embeddings.weight", "embeddings.position_embed", IDENTITY),
     Rule("embeddings.token_type_embeddings.weight", "embeddings.type_embed", IDENTITY),
-    *_norm("embeddings.LayerNorm", "embeddings.norm"),
-    *_linear(f"{_TORCH}.attention.self.query", f"{_OURS}.attn.q_proj"),
-    *_linear(f"{_TORCH}.attention.self.key", f"{_OURS}.attn.k_proj"),
-    *_linear(f"{_TORCH}.attention.self.value", f"{_OURS}.attn.v_proj"),
-    *_linear(f"{_TORCH}.attention.output.dense", f"{_OURS}.attn.out_proj"),
-    *_norm(f"{_TORCH}.attention.output.LayerNorm", f"{_OURS}.norm1"),
-    *_linear(f"{_TORCH}.intermediate.dense", f"{_OURS}.mlp.lin1"),
-    *_linear(f"{_TORCH}.output.dense", f"{_OURS}.mlp.lin2"),
-    *_norm(f"{_TORCH}.output.LayerNorm", f"{_OURS}.norm2"),
+    *layer("embeddings.LayerNorm", "embeddings.norm", IDENTITY),
+    *layer(f"{_TORCH}.attention.self.query", f"{_OURS}.attn.q_proj", LINEAR),
+    *layer(f"{_TORCH}.attention.self.key", f"{_OURS}.attn.k_proj", LINEAR),
+    *layer(f"{_TORCH}.attention.self.value", f"{_OURS}.attn.v_proj", LINEAR),
+    *layer(f"{_TORCH}.attention.output.dense", f"{_OURS}.attn.out_proj", LINEAR),
+    *layer(f"{_TORCH}.attention.output.LayerNorm", f"{_OURS}.norm1", IDENTITY),
+    *layer(f"{_TORCH}.intermediate.dense", f"{_OURS}.mlp.lin1", LINEAR),
+    *layer(f"{_TORCH}.output.dense", f"{_OURS}.mlp.lin2", LINEAR),
+    *layer(f"{_TORCH}.output.LayerNorm", f"{_OURS}.norm2", IDENTITY),
 )
 
 _SKIPPED = (

@@ -23,7 +23,15 @@ import numpy as np
 from flax import nnx
 
 from converters.report import Report, sha256_of, tool_version
-from converters.sam_med3d_table import OWN_REASON, SKIPPED_KEYS, TABLE, Rule, own_reason, rule_of
+from converters.sam_med3d_table import (
+    OWN_REASON,
+    SKIPPED_KEYS,
+    TABLE,
+    Rule,
+    own_reason,
+    rule_of,
+    torch_shape,
+)
 from converters.torch_files import load_torch, read_state_dict, write_state_dict
 from rtsam_jax.errors import (
     CheckpointError,
@@ -61,12 +69,6 @@ def expected_shapes(preset: str) -> dict[str, tuple[int, ...]]:
 def find_rule(path: str, shape: tuple[int, ...]) -> tuple[Rule, list[str]]:
     """The rule of a parameter here, and the PyTorch keys it is made of."""
     return rule_of(TABLE, path, shape)
-
-
-def torch_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the PyTorch array from which a parameter (or a row of it) is made."""
-    empty = np.broadcast_to(np.float32(0), shape[1:] if rule.stacked else shape)  # no memory
-    return rule.transform.to_torch(empty).shape
 
 
 def to_flax(state: Mapping[str, np.ndarray], preset: str) -> tuple[dict[str, np.ndarray], Report]:

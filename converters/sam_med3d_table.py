@@ -81,6 +81,12 @@ def rule_of(table: Iterable[Rule], path: str, shape: tuple[int, ...]) -> tuple[R
     raise CheckpointError(f"The conversion table has no rule for the parameter {path}.")
 
 
+def torch_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the PyTorch array from which a parameter (or a row of it) is made."""
+    empty = np.broadcast_to(np.float32(0), shape[1:] if rule.stacked else shape)  # no memory
+    return rule.transform.to_torch(empty).shape
+
+
 def _regex(pattern: str) -> str:
     return re.escape(pattern).replace("<n>", r"(\d+)").replace("<name>", r"([a-z_]\w*)")
 
@@ -90,7 +96,7 @@ def _fill(pattern: str, values: tuple[str, ...]) -> str:
     return re.sub(r"<\w+>", lambda _: next(remaining), pattern)
 
 
-def _layer(key: str, path: str, weight: Transform, *, bias: bool = True) -> list[Rule]:
+def layer(key: str, path: str, weight: Transform, *, bias: bool = True) -> list[Rule]:
     """A layer with a kernel, or a norm (whose weight stays as it is and is called scale)."""
     leaf = "scale" if weight is IDENTITY else "kernel"
     rules = [Rule(f"{key}.weight", f"{path}.{leaf}", weight)]
@@ -108,15 +114,15 @@ _UP_TORCH, _UP = "mask_decoder.output_upscaling", "mask_decoder.upscaling"
 TABLE: tuple[Rule, ...] = (
     # Image encoder
     Rule("image_encoder.pos_embed", "image_encoder.pos_embed", IDENTITY),
-    *_layer("image_encoder.patch_embed.proj", "image_encoder.patch_embed", CONV),
-    *_layer(f"{_BLOCK}.norm<n>", f"{_BLOCK}.norm<n>", IDENTITY),
+    *layer("image_encoder.patch_embed.proj", "image_encoder.patch_embed", CONV),
+    *layer(f"{_BLOCK}.norm<n>", f"{_BLOCK}.norm<n>", IDENTITY),
     Rule(f"{_BLOCK}.attn.rel_pos_<name>", f"{_BLOCK}.attn.rel_pos_<name>", IDENTITY),
-    *_layer(f"{_BLOCK}.attn.<name>", f"{_BLOCK}.attn.<name>", LINEAR),
-    *_layer(f"{_BLOCK}.mlp.<name>", f"{_BLOCK}.mlp.<name>", LINEAR),
-    *_layer(f"{_NECK}.0", f"{_NECK}.conv1", POINTWISE, bias=False),
-    *_layer(f"{_NECK}.1", f"{_NECK}.norm1", IDENTITY),
-    *_layer(f"{_NECK}.2", f"{_NECK}.conv2", CONV, bias=False),
-    *_layer(f"{_NECK}.3", f"{_NECK}.norm2", IDENTITY),
+    *layer(f"{_BLOCK}.attn.<name>", f"{_BLOCK}.attn.<name>", LINEAR),
+    *layer(f"{_BLOCK}.mlp.<name>", f"{_BLOCK}.mlp.<name>", LINEAR),
+    *layer(f"{_NECK}.0", f"{_NECK}.conv1", POINTWISE, bias=False),
+    *layer(f"{_NECK}.1", f"{_NECK}.norm1", IDENTITY),
+    *layer(f"{_NECK}.2", f"{_NECK}.conv2", CONV, bias=False),
+    *layer(f"{_NECK}.3", f"{_NECK}.norm2", IDENTITY),
     # Prompt encoder
     Rule(
         f"{_PROMPT}.pe_layer.positional_encoding_gaussian_matrix",
@@ -126,36 +132,30 @@ TABLE: tuple[Rule, ...] = (
     Rule(f"{_PROMPT}.point_embeddings.<n>.weight", f"{_PROMPT}.point_embed", ROW),
     Rule(f"{_PROMPT}.not_a_point_embed.weight", f"{_PROMPT}.not_a_point_embed", ROW),
     Rule(f"{_PROMPT}.no_mask_embed.weight", f"{_PROMPT}.no_mask_embed", ROW),
-    *_layer(f"{_MASK}.0", f"{_MASK}.conv1", CONV),
-    *_layer(f"{_MASK}.1", f"{_MASK}.norm1", IDENTITY),
-    *_layer(f"{_MASK}.3", f"{_MASK}.conv2", CONV),
-    *_layer(f"{_MASK}.4", f"{_MASK}.norm2", IDENTITY),
-    *_layer(f"{_MASK}.6", f"{_MASK}.conv3", POINTWISE),
+    *layer(f"{_MASK}.0", f"{_MASK}.conv1", CONV),
+    *layer(f"{_MASK}.1", f"{_MASK}.norm1", IDENTITY),
+    *layer(f"{_MASK}.3", f"{_MASK}.conv2", CONV),
+    *layer(f"{_MASK}.4", f"{_MASK}.norm2", IDENTITY),
+    *layer(f"{_MASK}.6", f"{_MASK}.conv3", POINTWISE),
     # Mask decoder
-    *_layer(f"{_LAYER}.self_attn.<name>", f"{_LAYER}.self_attn.<name>", LINEAR),
-    *_layer(
-        f"{_LAYER}.cross_attn_token_to_image.<name>", f"{_LAYER}.token_to_image.<name>", LINEAR
-    ),
-    *_layer(
-        f"{_LAYER}.cross_attn_image_to_token.<name>", f"{_LAYER}.image_to_token.<name>", LINEAR
-    ),
-    *_layer(f"{_LAYER}.mlp.<name>", f"{_LAYER}.mlp.<name>", LINEAR),
-    *_layer(f"{_LAYER}.norm<n>", f"{_LAYER}.norm<n>", IDENTITY),
-    *_layer(
-        f"{_TWO_WAY}.final_attn_token_to_image.<name>", f"{_TWO_WAY}.final_attn.<name>", LINEAR
-    ),
-    *_layer(f"{_TWO_WAY}.norm_final_attn", f"{_TWO_WAY}.norm_final", IDENTITY),
+    *layer(f"{_LAYER}.self_attn.<name>", f"{_LAYER}.self_attn.<name>", LINEAR),
+    *layer(f"{_LAYER}.cross_attn_token_to_image.<name>", f"{_LAYER}.token_to_image.<name>", LINEAR),
+    *layer(f"{_LAYER}.cross_attn_image_to_token.<name>", f"{_LAYER}.image_to_token.<name>", LINEAR),
+    *layer(f"{_LAYER}.mlp.<name>", f"{_LAYER}.mlp.<name>", LINEAR),
+    *layer(f"{_LAYER}.norm<n>", f"{_LAYER}.norm<n>", IDENTITY),
+    *layer(f"{_TWO_WAY}.final_attn_token_to_image.<name>", f"{_TWO_WAY}.final_attn.<name>", LINEAR),
+    *layer(f"{_TWO_WAY}.norm_final_attn", f"{_TWO_WAY}.norm_final", IDENTITY),
     Rule("mask_decoder.iou_token.weight", "mask_decoder.iou_token", IDENTITY),
     Rule("mask_decoder.mask_tokens.weight", "mask_decoder.mask_tokens", IDENTITY),
-    *_layer(f"{_UP_TORCH}.0", f"{_UP}.conv1", CONV_T),
-    *_layer(f"{_UP_TORCH}.1", f"{_UP}.norm", IDENTITY),
-    *_layer(f"{_UP_TORCH}.3", f"{_UP}.conv2", CONV_T),
-    *_layer(
+    *layer(f"{_UP_TORCH}.0", f"{_UP}.conv1", CONV_T),
+    *layer(f"{_UP_TORCH}.1", f"{_UP}.norm", IDENTITY),
+    *layer(f"{_UP_TORCH}.3", f"{_UP}.conv2", CONV_T),
+    *layer(
         "mask_decoder.output_hypernetworks_mlps.<n>.layers.<n>",
         "mask_decoder.hypernetworks.<n>.layers.<n>",
         LINEAR,
     ),
-    *_layer(
+    *layer(
         "mask_decoder.iou_prediction_head.layers.<n>", "mask_decoder.iou_head.layers.<n>", LINEAR
     ),
 )

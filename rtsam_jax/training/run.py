@@ -138,9 +138,9 @@ def _require_same(run: Path, stored: dict[str, Any], cfg: ExperimentConfig, dige
     # Where a run and its caches lie is not part of what it is. Nor is the language model's place:
     # model.json has its digest.
     before, now = (
-        _without_places(config) for config in (stored["config"], dataclasses.asdict(cfg))
+        _without_places(config) for config in (stored["config"], json.loads(cfg.to_json()))
     )
-    changed = _differences(before, json.loads(json.dumps(now)))
+    changed = _differences(before, now)
     if changed:
         raise OutputExists(
             f"{run} holds a run with other settings ({', '.join(changed[:4])}); "
