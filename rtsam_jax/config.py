@@ -4,15 +4,15 @@ Config files (`configs/NAME.py`) return an `ExperimentConfig` from `get_config()
 overrides single fields (`--config.optim.lr=1e-4`). The classes are unfrozen, use tuples and no
 optional sections, because `ml_collections.config_flags` can override only such fields; for the same
 reason this module does not postpone the evaluation of its annotations.
-`validate()` states the ranges.
+`rtsam_jax.config_ranges` states the ranges.
 """
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from rtsam_jax.config_ranges import check_ranges
 from rtsam_jax.errors import ConfigError
 
 
@@ -51,9 +51,19 @@ class PromptConfig:
 class DoseConfig:
     """From a dose grid to the high-dose ROI and its box (Sec. 3.2.2)."""
 
-    tau: float = 0.8  # threshold as a share of Dmax, Dmax over the native grid's positive voxels
+    # What the threshold is a share of: "dmax", the largest dose of the native grid | "d2", the dose
+    # that 2 % of its irradiated voxels reach | "prescription", the record's prescription_gy |
+    # "absolute", of nothing: it is `gy`. The last two need a dose in Gy.
+    threshold: str = "dmax"
+    tau: float = 0.8  # the share
+    gy: float = 0.0  # Gy, with threshold="absolute"
     component: str = "largest"  # "largest" 26-connected component | "all"
     roi: str = "dose"  # "dose": resample the dose, then threshold | "mask": the paper's order
+    margin_mm: float = 0.0  # by which the ROI, and so the box, is grown
+    # Where the box comes from: "dose" | "label", for training without dose; the ROI is then the
+    # label's box | "none": no box, and the whole crop is the ROI.
+    source: str = "dose"
+    box_jitter: int = 0  # voxels; random shift of each of the box's six sides in training
 
 
 @dataclass
@@ -88,22 +98,51 @@ class DataConfig:
     """Which cases, and on what grid."""
 
     dataset: str = ""  # folder with dataset.json
-    # "phantom" | "phantom_twins" | "openkbp": makes `dataset` if it does not exist; "" = never
+    # "phantom" | "phantom_twins" | "openkbp" | "images_ct" | "images_mr" (bare images): makes
+    # `dataset` if it does not exist; "" = never
     builder: str = ""
-    source: str = ""  # what the builder reads (OpenKBP's folder)
+    source: str = ""  # what the builder reads (OpenKBP's folder, the images')
     builder_cases: int = 0  # cases the builder makes; 0 = its default
     spacing_mm: float = 1.0  # isotropic model grid (Sec. 4.1)
+    interpolation: str = "linear"  # of the image | "bspline": cubic
     jitter: int = 16  # voxels; random shift of the training crop, each way
-    # Reversed at random; 0 is left-right, which swaps the side words of the text, and is left out
-    # for cases whose prompt names a side that cannot be swapped.
-    flip_axes: tuple[int, ...] = ()
-    intensity_jitter: float = 0.0  # largest random scale and shift, in standard deviations
+    balance: str = "none"  # every case once per epoch | "task": every task equally often
+    cache: str = ""  # folder or URL of the prepared cases; "" = prepared/ in the dataset
+    cache_dtype: str = "float32"  # of its images | "float16": half the space, 3 digits
+    prepare_workers: int = 0  # processes that prepare; 0 = one per core
+    read_threads: int = 2  # that read prepared cases while the model trains
     tasks: tuple[str, ...] = ()  # subset of the dataset's tasks; () = all
     train_split: str = "train"
     eval_split: str = "test"
     split_seed: int = 0
     inner_folds: int = 0  # > 0: hold out one patient fold of train for choices ...
     inner_fold: int = -1  # ... this one; evaluation then scores it instead of eval_split
+
+
+@dataclass
+class AugmentConfig:
+    """Random changes of a training crop, on the device (Sec. 4.1).
+
+    The paper names the kinds, not the strengths. A probability of 0 leaves a change out.
+    """
+
+    # Reversed, each with probability `flip`; 0 is left-right, which swaps the side words of the
+    # text, and is left out for cases whose prompt names a side that cannot be swapped.
+    flip_axes: tuple[int, ...] = ()
+    flip: float = 0.5
+    affine: float = 0.0  # probability; rotation, scale and shear about the crop's centre
+    rotation_deg: float = 15.0  # largest angle, about each axis
+    scale: float = 0.1  # of the anatomy, from 1 / (1 + scale) to 1 + scale
+    shear: float = 0.0  # largest, voxels per voxel
+    noise: float = 0.0  # probability
+    noise_std: float = 0.1  # largest; intensities have standard deviation 1
+    blur: float = 0.0  # probability
+    blur_sigma: float = 1.0  # largest, voxels
+    gamma: float = 0.0  # probability
+    gamma_range: float = 0.3  # exponents from 1 / (1 + gamma_range) to 1 + gamma_range
+    intensity: float = 1.0  # probability of the next two
+    intensity_scale: float = 0.0  # largest change of scale, as a share
+    intensity_shift: float = 0.0  # largest shift, in standard deviations
 
 
 @dataclass
@@ -149,6 +188,7 @@ class ExperimentConfig:
     click: ClickConfig = field(default_factory=ClickConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
@@ -158,104 +198,7 @@ class ExperimentConfig:
 
     def validate(self) -> None:
         """Raises `ConfigError` naming the first field that is out of range."""
-
-        def need(holds: bool, name: str, rule: str) -> None:
-            if not holds:
-                value: Any = self
-                for part in name.split("."):
-                    value = getattr(value, part)
-                raise ConfigError(f"config.{name} is {value!r}, but it must be {rule}.")
-
-        choices = {
-            "model.compute_dtype": ("float32", "bfloat16"),
-            "model.corner_init": ("random", "positive_point"),
-            "prompt.task": ("text", "embedding", "none"),
-            "prompt.pooling": ("mean", "cls", "sentences", "tokens"),
-            "dose.component": ("largest", "all"),
-            "dose.roi": ("dose", "mask"),
-            "click.sampling": ("uniform", "balanced"),
-            "data.builder": ("", "phantom", "phantom_twins", "openkbp"),
-        }
-        for name, allowed in choices.items():
-            section, key = name.split(".")
-            value = getattr(getattr(self, section), key)
-            need(value in allowed, name, "one of " + ", ".join(map(repr, allowed)))
-        for name, value in leaf_fields(self):
-            numbers = value if isinstance(value, tuple) else (value,)
-            finite = all(not isinstance(x, float) or math.isfinite(x) for x in numbers)
-            need(finite, name, "finite")
-        need(
-            not self.evaluate
-            or self.data.inner_folds > 0
-            or self.data.eval_split != self.data.train_split,
-            "data.eval_split",
-            "another split than data.train_split (or set evaluate=False)",
-        )
-        need(self.data.builder_cases >= 0, "data.builder_cases", "0 or more")
-        positive = ("batch_size", "log_every", "checkpoint_every", "keep_checkpoints")
-        for name in positive:
-            need(getattr(self, name) >= 1, name, "at least 1")
-        need(0 <= self.seed < 2**32, "seed", "from 0 to 2**32 - 1")
-        need(self.steps >= 0, "steps", "0 or more")
-        need(self.steps > 0 or self.epochs > 0, "epochs", "positive where steps is 0")
-        need(self.figures >= 0, "figures", "0 or more")
-        need(0 < self.dose.tau < 1, "dose.tau", "between 0 and 1")
-        need(0 < self.data.spacing_mm < float("inf"), "data.spacing_mm", "a positive length in mm")
-        need(self.data.jitter >= 0, "data.jitter", "0 or more voxels")
-        axes = set(self.data.flip_axes)
-        distinct = axes <= {0, 1, 2} and len(axes) == len(self.data.flip_axes)
-        need(distinct, "data.flip_axes", "distinct axes among 0, 1, 2")
-        need(0 <= self.data.intensity_jitter < 1, "data.intensity_jitter", "from 0 to below 1")
-        need(bool(self.data.dataset), "data.dataset", "the folder of a dataset.json")
-        need(self.mesh.cpu_devices >= 0, "mesh.cpu_devices", "0 or more")
-        need(self.click.iterations >= 0, "click.iterations", "0 or more")
-        need(self.click.per_iteration >= 1, "click.per_iteration", "at least 1")
-        need(0 < self.optim.lr < float("inf"), "optim.lr", "positive")
-        for name in ("weight_decay", "decay", "warmup_steps", "clip_norm"):
-            need(getattr(self.optim, name) >= 0, f"optim.{name}", "0 or more")
-        for name in ("b1", "b2"):
-            need(0 <= getattr(self.optim, name) < 1, f"optim.{name}", "from 0 to below 1")
-        for name in ("task_tokens", "adapter_width", "variants"):
-            need(getattr(self.prompt, name) >= 1, f"prompt.{name}", "at least 1")
-        for name in ("sentence_dropout", "dropout"):
-            need(0 <= getattr(self.prompt, name) <= 1, f"prompt.{name}", "from 0 to 1")
-        need(
-            self.prompt.task != "text" or bool(self.prompt.language_model),
-            "prompt.language_model",
-            "a folder written by converters.clinical_bert where config.prompt.task is 'text'",
-        )
-        need(
-            list(self.optim.milestones) == sorted(set(self.optim.milestones))
-            and all(0 < m < 1 for m in self.optim.milestones),
-            "optim.milestones",
-            "strictly increasing shares of all steps between 0 and 1",
-        )
-        passes = 1 + self.click.iterations
-        need(
-            len(self.loss.pass_weights) in (0, passes),
-            "loss.pass_weights",
-            f"empty or {passes} numbers (one for the first prediction, one per click iteration)",
-        )
-        need(
-            not self.loss.pass_weights
-            or (min(self.loss.pass_weights) >= 0 and sum(self.loss.pass_weights) > 0),
-            "loss.pass_weights",
-            "non-negative and not all zero",
-        )
-        for name in ("epsilon", "gamma"):
-            need(getattr(self.loss, name) > 0, f"loss.{name}", "positive")
-        weights = ("dice", "focal_tversky", "dice_ce", "iou_head")
-        for name in ("alpha", "beta", *weights):
-            need(getattr(self.loss, name) >= 0, f"loss.{name}", "0 or more")
-        need(any(getattr(self.loss, n) for n in weights), "loss.dice", "positive where no other is")
-        need(0 < self.click.threshold < 1, "click.threshold", "between 0 and 1")
-        inner = self.data.inner_folds
-        need(inner == 0 or inner >= 2, "data.inner_folds", "0 or at least 2")
-        need(
-            (inner == 0 and self.data.inner_fold == -1) or 0 <= self.data.inner_fold < inner,
-            "data.inner_fold",
-            "a fold index below data.inner_folds, or -1 where that is 0",
-        )
+        check_ranges(self)
 
     def to_json(self) -> str:
         """The whole configuration; `from_dict(json.loads(...))` is its inverse."""
@@ -285,15 +228,3 @@ class ExperimentConfig:
             else:
                 setattr(cfg, name, value)
         return cfg
-
-
-def leaf_fields(section: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names and values of all fields below a configuration dataclass."""
-    found: list[tuple[str, Any]] = []
-    for entry in dataclasses.fields(section):
-        value = getattr(section, entry.name)
-        if dataclasses.is_dataclass(value):
-            found += leaf_fields(value, f"{prefix}{entry.name}.")
-        else:
-            found.append((prefix + entry.name, value))
-    return found

@@ -89,6 +89,13 @@ class SplitError(RTSamError):
     exit_status = 4
 
 
+class IncompleteCase(RTSamError):
+    """A case lacks what is needed of it here: its dose, its label or a field of its record."""
+
+    code = "incomplete_case"
+    exit_status = 4
+
+
 class VolumeError(RTSamError):
     """A volume's shape, type or affine cannot be used."""
 
@@ -108,16 +115,47 @@ class NoOverlap(VolumeError):
     code = "no_overlap"
 
 
+class LabelNotCovering(VolumeError):
+    """A label's grid ends inside its image's field of view; beyond it nothing is known."""
+
+    code = "label_not_covering"
+
+
 class ZeroDose(VolumeError):
     """A dose grid without a single positive voxel."""
 
     code = "zero_dose"
 
 
+class NegativeDose(VolumeError):
+    """A dose grid with values further below zero than resampling explains."""
+
+    code = "negative_dose"
+
+
+class DoseUnit(VolumeError):
+    """A threshold in Gy on a dose grid that is in another unit."""
+
+    code = "dose_unit"
+
+
 class EmptyROI(VolumeError):
     """No voxel of the model grid reaches the dose threshold."""
 
     code = "empty_roi"
+
+
+class CasesFailed(VolumeError):
+    """Some cases of a dataset could not be prepared; a table names each with its own error."""
+
+    code = "cases_failed"
+
+
+class CacheDamaged(RTSamError):
+    """Prepared cases on disk are not what was written."""
+
+    code = "cache_damaged"
+    exit_status = 3
 
 
 class CheckpointError(RTSamError):

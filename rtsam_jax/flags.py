@@ -12,7 +12,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from rtsam_jax.config import ExperimentConfig, leaf_fields
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.config_ranges import leaf_fields
 from rtsam_jax.errors import ConfigError, MissingFile, RTSamError, UnknownConfigField
 
 

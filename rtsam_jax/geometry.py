@@ -48,14 +48,21 @@ def inside_extent(shape: Sequence[int], matrix: np.ndarray, target: Sequence[int
 
 
 def resample(
-    array: np.ndarray, matrix: np.ndarray, target: Sequence[int], *, fill: float = 0.0
+    array: np.ndarray,
+    matrix: np.ndarray,
+    target: Sequence[int],
+    *,
+    order: int = 1,
+    fill: float = 0.0,
 ) -> np.ndarray:
-    """Linear interpolation onto a target grid: float32 [*target], `fill` outside the extent.
+    """Interpolation onto a target grid: float32 [*target], `fill` outside the extent.
 
     Args:
       array: [X, Y, Z], any real type.
       matrix: `index_map(source, target)`.
       target: shape of the target grid.
+      order: of the B-spline: 1, linear, or 3, cubic. A cubic rings at edges; what leaves the
+        array's range there is clipped to it, so that no HU is below air and no signal negative.
       fill: value outside the source grid's extent.
     """
     values = ndimage.affine_transform(
@@ -64,8 +71,10 @@ def resample(
         offset=matrix[:3, 3],
         output_shape=tuple(int(n) for n in target),
         output=np.float32,
-        order=1,
+        order=order,
         mode="nearest",
     )
+    if order > 1:
+        np.clip(values, array.min(), array.max(), out=values)
     values[~inside_extent(array.shape, matrix, target)] = fill
     return values

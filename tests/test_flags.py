@@ -98,7 +98,7 @@ def test_an_unknown_field(parse, argument: str, sentence: str) -> None:
         ("--config.loss.dice=nan", "config.loss.dice is nan, but it must be finite"),
         ("--config.data.builder_cases=-5", "config.data.builder_cases is -5"),
         ("--config.data.eval_split=train", "another split than data.train_split"),
-        ("--config.data.flip_axes=(0,0)", "distinct axes"),
+        ("--config.augment.flip_axes=(0,0)", "distinct axes"),
         ("--config.optim.milestones=(0.5,0.5)", "strictly increasing"),
         ("--config.seed=-1", "config.seed is -1"),
         ("--config.steps=-4", "config.steps is -4"),

@@ -28,8 +28,8 @@ _NAME_RULE = "letters, digits, '.', '_' and '-' only, 100 at most, a letter or d
 _RESERVED = "all"  # heads the row over every task in the tables (rtsam_jax.metrics.summary)
 _DATASET_FIELDS = ("schema", "name", "kind", "description", "tasks", "cases")
 _TASK_FIELDS = ("modality", "title")
-_CASE_REQUIRED = ("id", "patient", "task", "image", "dose")
-_CASE_FIELDS = (*_CASE_REQUIRED, "label", "record", "split")
+_CASE_REQUIRED = ("id", "patient", "task", "image")
+_CASE_FIELDS = (*_CASE_REQUIRED, "dose", "label", "label_value", "record", "split")
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,22 @@ class TaskInfo:
 
 @dataclass(frozen=True)
 class Case:
-    """One image with its dose and, where known, its truth. Paths are absolute."""
+    """One image with, where known, its dose and its truth. Paths are absolute."""
 
     id: str
     patient: str
     task: str
     image: Path
-    dose: Path
+    dose: Path | None = None
     label: Path | None = None
+    label_value: int | None = None  # what is inside in a map of several structures; None: not zero
     record: dict[str, Scalar] = field(default_factory=dict)
     split: str | None = None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What an incomplete case lacks, of "dose" and "label"."""
+        return tuple(part for part in ("dose", "label") if getattr(self, part) is None)
 
 
 @dataclass(frozen=True)
@@ -222,12 +228,19 @@ def _parse_case(entry: Any, at: int, tasks: tuple[str, ...], path: Path, free_te
     for key in ("id", "split"):
         if key in entry and not is_name(_text(entry, key, where)):
             _fail(where, key, _NAME_RULE, entry[key])
-    files = {key: _file(entry, key, where, path.parent) for key in ("image", "dose")}
+    files = {
+        key: _file(entry, key, where, path.parent)
+        for key in ("image", "dose", "label")
+        if key in entry
+    }
+    value = entry.get("label_value")
+    if value is not None and (type(value) is not int or value == 0 or "label" not in entry):
+        _fail(where, "label_value", "a whole number other than 0, beside a label", value)
     return Case(
         id=entry["id"],
         patient=_text(entry, "patient", where),
         task=_choice(entry, "task", tasks, where),
-        label=_file(entry, "label", where, path.parent) if "label" in entry else None,
+        label_value=value,
         record=_record(entry.get("record", {}), where, free_text),
         split=entry.get("split"),
         **files,

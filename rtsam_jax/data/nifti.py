@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel
 import numpy as np
@@ -15,6 +17,26 @@ from numpy.typing import DTypeLike
 from rtsam_jax.errors import MissingFile, NonFiniteVoxels, UnreadableFile, VolumeError
 
 _MM_PER_UNIT = (1.0, 1000.0, 1.0, 0.001)  # by NIfTI code: unknown, metre, mm, micrometre
+_MOST_PER_AXIS = 2048  # voxels; no scanner's matrix is finer, and a body is no longer
+_MOST_VOXELS = 2**30  # 4 GiB as float32
+_APART_MM = 1.0  # corners by qform and by sform; half a voxel where that is more
+_HEADER_BYTES = 544  # of NIfTI-2 with its extension flags; NIfTI-1's is shorter
+_MOST_BEFORE_VOXELS = 2**26  # bytes of header and extensions
+_MOST_AFTER_VOXELS = 2**20  # bytes of padding that some writers leave
+_NAMED = 5  # values of a label that a message lists
+
+_NOT_NIFTI = (
+    EOFError,
+    ValueError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+    gzip.BadGzipFile,
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    nibabel.wrapstruct.WrapStructError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +71,15 @@ def read_volume(path: str | Path, *, what: str = "image") -> Volume:
 
     Raises:
       MissingFile: nothing there.
-      UnreadableFile: truncated, corrupt, or another format.
-      VolumeError: not one 3-D frame, no voxels, no real numbers, or an unusable affine or unit.
+      UnreadableFile: truncated, corrupt, another format, or refused by the system.
+      VolumeError: not one 3-D frame, no voxels, no real numbers, above 2048 voxels along an axis or
+        2**30 in all, an unusable affine or unit, or a qform and an sform that disagree. Told from
+        the header, before the voxels are decompressed.
       NonFiniteVoxels: NaN or infinite voxels.
     """
     path = Path(path)
     image = _decode(path, what)
-    _check_header(image, path, what)
-    affine = np.array(image.affine, np.float64)
-    affine[:3] *= _MM_PER_UNIT[_length_unit(image)]
+    affine = _affine(image.header)
     try:
         array = image.get_fdata(dtype=np.float32, caching="unchanged")  # applies slope and inter
     except (OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError) as cause:
@@ -76,10 +98,38 @@ def read_volume(path: str | Path, *, what: str = "image") -> Volume:
     return Volume(np.ascontiguousarray(array, np.float32), affine)
 
 
-def read_label(path: str | Path) -> Volume:
-    """Reads a mask: bool, true where the file is not zero. Raises as `read_volume` does."""
+def read_label(path: str | Path, value: int | None = None) -> Volume:
+    """Reads a mask: bool.
+
+    Args:
+      path: as of `read_volume`.
+      value: what is inside in a map of several structures; none of it is an empty mask. None: the
+        file holds one structure, and inside is what is not zero.
+
+    Raises:
+      VolumeError: without `value`, several values other than zero; with it, or with several, any
+        that is no whole number. Otherwise as `read_volume`.
+    """
+    path = Path(path)
     volume = read_volume(path, what="label")
-    return Volume(volume.array != 0, volume.affine)
+    marked = volume.array[volume.array != 0]
+    if value is None and (marked == marked[:1]).all():
+        return Volume(volume.array != 0, volume.affine)
+    broken = marked[marked != np.rint(marked)]
+    if broken.size:
+        raise VolumeError(
+            f"The label {path} holds {broken[0]:g}, but values in a map are whole numbers; store "
+            "it as integers (a probability cut at one half)."
+        )
+    if value is None:
+        values = np.unique(marked)
+        named = ", ".join(f"{v:.0f}" for v in values[:_NAMED])
+        rest = f" and {values.size - _NAMED} more" if values.size > _NAMED else ""
+        raise VolumeError(
+            f"The label {path} holds the values {named}{rest}; name the one that is inside as "
+            "the case's label_value, or store a mask of one structure."
+        )
+    return Volume(volume.array == value, volume.affine)
 
 
 def write_volume(path: str | Path, volume: Volume, dtype: DTypeLike) -> None:
@@ -133,28 +183,46 @@ def _as_stored(array: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
 
 
 def _decode(path: Path, what: str) -> nibabel.Nifti1Image:
-    """Decompresses the whole stream, so that its checksum is verified, and parses the header."""
-    if not path.is_file():
-        raise MissingFile(f"There is no {what} file {path}; check the path in the dataset.")
+    """Judges the header first, then reads the whole stream, so that its checksum is verified."""
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        size = content[:4]
-        second = 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
-        kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-        return kind.from_bytes(content)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        OverflowError,
-        zlib.error,
-        nibabel.filebasedimages.ImageFileError,
-        nibabel.spatialimages.HeaderDataError,
-        nibabel.wrapstruct.WrapStructError,
-    ) as cause:
+        if not path.is_file():  # a loop of symbolic links is none either
+            raise MissingFile(f"There is no {what} file {path}; check the path in the dataset.")
+        with path.open("rb") as file:
+            gzipped = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            if gzipped:
+                with gzip.open(file) as stream:
+                    return _parse(stream, path, what)
+            return _parse(file, path, what)
+    except _NOT_NIFTI as cause:
         raise _unreadable(path, what, cause) from cause
+    except OSError as cause:
+        raise UnreadableFile(
+            f"The {what} {path} cannot be read ({cause.strerror or cause}); mend its permissions "
+            "or its disk, or copy it again."
+        ) from cause
+
+
+def _parse(stream: BinaryIO | gzip.GzipFile, path: Path, what: str) -> nibabel.Nifti1Image:
+    head = stream.read(_HEADER_BYTES)
+    second = 540 in (int.from_bytes(head[:4], order) for order in ("little", "big"))
+    kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+    header = kind.header_class(head[: kind.header_class.template_dtype.itemsize])
+    _check_header(header, path, what)
+    start = float(header["vox_offset"])
+    if not 0 <= start <= _MOST_BEFORE_VOXELS:
+        raise ValueError(f"its voxels start at byte {start:g}")
+    voxels = int(np.prod(header.get_data_shape(), dtype=np.int64))
+    size = voxels * header.get_data_dtype().itemsize
+    # A few compressed bytes may inflate to a full memory: no more is taken than the header says.
+    most = max(int(start), _HEADER_BYTES) + size + _MOST_AFTER_VOXELS
+    stream.seek(0)
+    content = stream.read(most + 1)
+    if len(content) < start + size:
+        raise ValueError("it ends before its last voxel")
+    if len(content) > most:
+        raise ValueError("it goes on after the voxels that its header declares")
+    return kind.from_bytes(content)
 
 
 def _unreadable(path: Path, what: str, cause: BaseException) -> UnreadableFile:
@@ -165,36 +233,49 @@ def _unreadable(path: Path, what: str, cause: BaseException) -> UnreadableFile:
     )
 
 
-def _length_unit(image: nibabel.Nifti1Image) -> int:
+def _length_unit(header: nibabel.Nifti1Header) -> int:
     # Not `get_xyzt_units`, which stumbles over a strange unit of time too; that is of no interest.
-    return int(image.header["xyzt_units"]) & 7
+    return int(header["xyzt_units"]) & 7
 
 
-def _check_header(image: nibabel.Nifti1Image, path: Path, what: str) -> None:
-    shape = image.shape
+def _affine(header: nibabel.Nifti1Header) -> np.ndarray:
+    """Voxel index -> world mm, [4, 4] float64; the sform where there are both."""
+    affine = np.array(header.get_best_affine(), np.float64)
+    affine[:3] *= _MM_PER_UNIT[_length_unit(header)]
+    return affine
+
+
+def _check_header(header: nibabel.Nifti1Header, path: Path, what: str) -> None:
+    shape = header.get_data_shape()
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         raise VolumeError(
             f"The {what} {path} has shape {shape}, but one 3-D frame is needed; "
             "extract the frame to use into its own file."
         )
-    if 0 in shape:
+    if min(shape) < 1:
         raise VolumeError(f"The {what} {path} has shape {shape}, no voxels; export it again.")
-    if image.get_data_dtype().kind not in "iufb":
+    if max(shape) > _MOST_PER_AXIS or np.prod(shape, dtype=np.int64) > _MOST_VOXELS:
         raise VolumeError(
-            f"The {what} {path} stores {image.get_data_dtype()} voxels, but real numbers are "
-            "needed; convert it to a scalar type."
+            f"The {what} {path} has shape {shape}, but at most {_MOST_PER_AXIS} voxels along an "
+            f"axis and {_MOST_VOXELS} in all are read; crop or resample it."
         )
-    if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "iufb":
+        raise VolumeError(
+            f"The {what} {path} stores {dtype} voxels, but real numbers are needed; convert it to "
+            "a scalar type."
+        )
+    if header["sform_code"] == 0 and header["qform_code"] == 0:
         raise VolumeError(
             f"The {what} {path} has neither an sform nor a qform, so left and right are unknown; "
             "convert it again from its source."
         )
-    if _length_unit(image) >= len(_MM_PER_UNIT):
+    if _length_unit(header) >= len(_MM_PER_UNIT):
         raise VolumeError(
-            f"The {what} {path} gives its lengths in unit {_length_unit(image)}, which NIfTI does "
+            f"The {what} {path} gives its lengths in unit {_length_unit(header)}, which NIfTI does "
             "not have; set its xyzt_units to 2 (mm) if that is what they are."
         )
-    affine = np.asarray(image.affine, np.float64)
+    affine = _affine(header)
     edges = np.linalg.norm(affine[:3, :3], axis=0) if np.isfinite(affine).all() else np.zeros(3)
     volume = abs(np.linalg.det(affine[:3, :3])) if edges.all() else 0.0
     # Relative to the edges' product, so that small voxels are not mistaken for flat ones.
@@ -202,4 +283,27 @@ def _check_header(image: nibabel.Nifti1Image, path: Path, what: str) -> None:
         raise VolumeError(
             f"The {what} {path} has a singular or non-finite affine, so its voxels have no place "
             "in the patient; write a valid sform or qform."
+        )
+    if header["sform_code"] > 0 and header["qform_code"] > 0:
+        _check_agreement(header, edges, path, what)
+
+
+def _check_agreement(
+    header: nibabel.Nifti1Header, edges: np.ndarray, path: Path, what: str
+) -> None:
+    try:
+        difference = header.get_sform() - header.get_qform()
+    except (ValueError, nibabel.spatialimages.HeaderDataError) as cause:
+        raise VolumeError(
+            f"The {what} {path} has a qform that is no rotation beside its sform; set qform_code "
+            "to 0 if the sform is right."
+        ) from cause
+    sides = [(-0.5, n - 0.5) for n in header.get_data_shape()[:3]]
+    corners = np.array([*itertools.product(*sides)])
+    apart = np.linalg.norm(corners @ difference[:3, :3].T + difference[:3, 3], axis=1).max()
+    apart *= _MM_PER_UNIT[_length_unit(header)]
+    if not apart <= max(_APART_MM, 0.5 * edges.min()):
+        raise VolumeError(
+            f"The {what} {path} has a qform and an sform that place its corners {apart:.3g} mm "
+            "apart; keep the right one and set the code of the other to 0."
         )

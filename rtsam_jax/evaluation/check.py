@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.nifti import read_label
-from rtsam_jax.data.pipeline import ScanKey, preprocess_case, scan_key
-from rtsam_jax.data.preprocess import Grid, PreprocessSpec, require_overlap
+from rtsam_jax.data.preprocess import Grid, PreprocessSpec, require_coverage
+from rtsam_jax.data.scans import ScanSource, preprocess_scan, scan_source
 
 
 def check_held_out(
@@ -20,14 +20,17 @@ def check_held_out(
 
     Raises:
         MissingFile, UnreadableFile, VolumeError, NonFiniteVoxels: of a volume; see `read_volume`.
-        NoOverlap: dose or label share no space with the image.
+        IncompleteCase: a case has no dose.
+        NoOverlap, LabelNotCovering: a dose covers none, or a label not all, of its image.
         ZeroDose, EmptyROI: no positive dose; none above the threshold on the model grid.
     """
-    grids: dict[ScanKey, Grid] = {}  # a scan of several tasks is read once
+    grids: dict[ScanSource, Grid] = {}  # a scan of several tasks is read once
     for case in cases:
         if case.label is None:
             continue
-        scan = scan_key(case, modality)
+        scan = scan_source(case, modality, spec)
         if scan not in grids:
-            grids[scan] = preprocess_case(case, modality[case.task], spec).grid
-        require_overlap(read_label(case.label), grids[scan], what="label", name=case.id)
+            whole = preprocess_scan(scan, spec, name=case.id)
+            whole.require_dose(name=case.id, purpose="scoring")
+            grids[scan] = whole.grid
+        require_coverage(read_label(case.label, case.label_value), grids[scan], name=case.id)

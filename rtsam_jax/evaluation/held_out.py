@@ -67,7 +67,7 @@ def evaluate_held_out(
     for i, scored in enumerate(score_cases(labelled, data.modality, spec, methods), start=1):
         for name, metrics in scored.metrics.items():
             found[name].append(metrics)
-        outside[scored.case.id] = scored.scan.fraction_outside_dose
+        outside[scored.case.id] = scored.scan.fraction_outside_dose or 0.0
         if i % max(1, count // 10) == 0 or i == count:
             print(f"evaluated {i}/{count} cases", flush=True)
     notes = _notes(data.held_out, outside)

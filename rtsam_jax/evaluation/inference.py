@@ -75,11 +75,12 @@ def predict_volume(
     One crop where the dose box fits, else overlapping ones blended with Gaussian weights; 0 where
     no crop reaches.
     """
-    origins = crop_origins(scan.box, size)
+    high_dose, box = scan.require_dose(name="being predicted", purpose="its box")
+    origins = crop_origins(box, size)
     out = []
     for start in range(0, len(origins), BATCH):
         part = origins[start : start + BATCH]
         image = np.stack([extract(scan.image, o, size, scan.background) for o in part])
-        roi = np.stack([extract(scan.roi, o, size, 0) for o in part])
+        roi = np.stack([extract(high_dose, o, size, 0) for o in part])
         out.append(predict(image, roi, np.full(len(part), text_id, np.int32)))
     return blend(np.concatenate(out), origins, scan.image.shape)

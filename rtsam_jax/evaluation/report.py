@@ -54,14 +54,15 @@ def draw_overlay(scored: Scored, method: str, kind: str, folder: Path) -> Path:
     """Three planes of a case on the model grid: image, ROI, box, truth and prediction."""
     folder.mkdir(parents=True, exist_ok=True)
     case, scan = scored.case, scored.scan
+    roi, box = scan.require_dose(name=case.id, purpose="its figure")
     path = folder / f"{case.id}.png"
     predicted = Volume(scored.masks[method], scored.truth.affine)
     plot_overlay(
         scan.image,
         label_to_grid(scored.truth, scan.grid, name=case.id).astype(bool),
         label_to_grid(predicted, scan.grid, name=case.id).astype(bool),
-        scan.roi.astype(bool),
-        scan.box,
+        roi.astype(bool),
+        box,
         (float(np.linalg.norm(scan.grid.affine[:3, 0])),) * 3,
         f"{case.id} · {case.task} ({kind}) · Dice {scored.metrics[method].dice:.2f}",
         path,

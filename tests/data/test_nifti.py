@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from rtsam_jax.data.nifti import Volume, read_label, read_volume, write_volume
-from rtsam_jax.errors import VolumeError
+from rtsam_jax.errors import MissingFile, UnreadableFile, VolumeError
 
 ORIENTATIONS = [
     np.array(list(zip(axes, flips, strict=True)))
@@ -117,12 +119,122 @@ def test_a_strange_unit_of_time_does_not_matter(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path / "t.nii").affine, np.eye(4))
 
 
-def test_label_is_whatever_is_not_zero(tmp_path: Path) -> None:
-    raw = np.array([0, 1, 7, -1], np.int16).reshape(4, 1, 1)
-    nibabel.save(nibabel.Nifti1Image(raw, np.eye(4)), tmp_path / "label.nii.gz")
-    label = read_label(tmp_path / "label.nii.gz")
+def labels(path: Path, *values: float, dtype: type = np.int16) -> Path:
+    raw = np.array(values, dtype).reshape(-1, 1, 1)
+    nibabel.save(nibabel.Nifti1Image(raw, np.eye(4), dtype=dtype), path)
+    return path
+
+
+@pytest.mark.parametrize("mark", [1, 255, -1, 0.99607843])
+def test_a_mask_of_one_structure_is_whatever_is_not_zero(tmp_path: Path, mark: float) -> None:
+    label = read_label(labels(tmp_path / "l.nii", 0, mark, mark, 0, dtype=np.float32))
     assert label.array.dtype == bool
-    assert label.array.ravel().tolist() == [False, True, True, True]
+    assert label.array.ravel().tolist() == [False, True, True, False]
+    assert not read_label(labels(tmp_path / "l.nii", 0, 0)).array.any()
+
+
+def test_a_map_of_several_structures_needs_the_one_that_is_inside(tmp_path: Path) -> None:
+    path = labels(tmp_path / "map.nii.gz", 0, 7, 3, 7, -1)
+    for value, wanted in ((7, [1, 3]), (3, [2]), (-1, [4]), (5, [])):
+        assert np.flatnonzero(read_label(path, value).array).tolist() == wanted
+    with pytest.raises(VolumeError, match=r"map\.nii\.gz holds the values -1, 3, 7; name.*label_v"):
+        read_label(path)
+    with pytest.raises(VolumeError, match="1, 2, 3, 4, 5 and 4 more;"):
+        read_label(labels(path, *range(10)))
+
+
+@pytest.mark.parametrize("value", [None, 1])
+def test_a_map_with_a_fraction_is_refused(tmp_path: Path, value: int | None) -> None:
+    path = labels(tmp_path / "map.nii", 0, 1, 0.25, dtype=np.float32)
+    with pytest.raises(VolumeError, match=r"holds 0\.25, but"):
+        read_label(path, value)
+
+
+@pytest.mark.parametrize(
+    ("edge", "unit", "shift", "agree"),
+    [
+        (1.0, "mm", 0.9, True),
+        (1.0, "mm", 1.1, False),
+        (4.0, "mm", 1.9, True),  # less than half a voxel
+        (4.0, "mm", 2.1, False),
+        (0.004, "meter", 0.0019, True),
+        (0.004, "meter", 0.0021, False),
+    ],
+)
+def test_qform_and_sform_may_differ_by_a_millimetre_or_half_a_voxel(
+    tmp_path: Path, edge: float, unit: str, shift: float, agree: bool
+) -> None:
+    image = nibabel.Nifti1Image(np.ones((5, 6, 7), np.float32), np.diag([edge, edge, edge, 1]))
+    moved = image.affine.copy()
+    moved[1, 3] += shift
+    image.header.set_xyzt_units(unit)
+    image.set_qform(moved, code=1)
+    nibabel.save(image, tmp_path / "v.nii")
+    if agree:
+        assert read_volume(tmp_path / "v.nii").affine[1, 3] == 0
+        return
+    with pytest.raises(VolumeError, match=r"v\.nii has a qform and an sform .* (1.1|2.1) mm apart"):
+        read_volume(tmp_path / "v.nii")
+    image.set_qform(moved, code=0)
+    nibabel.save(image, tmp_path / "v.nii")
+    assert read_volume(tmp_path / "v.nii").affine[1, 3] == 0
+
+
+def test_forms_that_differ_at_one_corner_only(tmp_path: Path) -> None:
+    """A small turn about the first voxel carries the last one away."""
+    image = nibabel.Nifti1Image(np.ones((100, 4, 4), np.float32), np.eye(4))
+    turned = np.eye(4)
+    turned[:2, :2] = [[np.cos(0.02), -np.sin(0.02)], [np.sin(0.02), np.cos(0.02)]]
+    image.set_qform(turned, code=1)
+    nibabel.save(image, tmp_path / "v.nii")
+    with pytest.raises(VolumeError, match="apart; keep the right one"):
+        read_volume(tmp_path / "v.nii")
+
+
+def with_shape(path: Path, *shape: int) -> Path:
+    """A header that declares a shape, and no voxels."""
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape(shape)
+    header.set_sform(np.eye(4), code=1)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    return path
+
+
+@pytest.mark.parametrize("shape", [(2049, 1, 1), (1, 1, 2049), (2048, 1024, 513)])
+def test_too_large_a_volume_is_refused_by_its_header_alone(tmp_path: Path, shape) -> None:
+    with pytest.raises(VolumeError, match="at most 2048 voxels along an axis and 1073741824"):
+        read_volume(with_shape(tmp_path / "v.nii.gz", *shape))
+
+
+def test_the_largest_volume_is_only_wanting_its_voxels(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile):
+        read_volume(with_shape(tmp_path / "v.nii.gz", 2048, 2048, 256))
+
+
+def test_a_gzip_bomb_is_not_inflated(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "v.nii")
+    plain = (tmp_path / "v.nii").read_bytes()
+    bomb = tmp_path / "v.nii.gz"
+    bomb.write_bytes(gzip.compress(plain) + gzip.compress(bytes(2**20)) * 256)
+    tracemalloc.start()
+    with pytest.raises(UnreadableFile, match="goes on after the voxels"):
+        read_volume(bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24  # of 2**28 bytes
+    for padded in (gzip.compress(plain + bytes(512)), plain + bytes(512)):  # as tar leaves it
+        bomb.write_bytes(padded)
+        assert read_volume(bomb).array.all()
+
+
+def test_a_path_that_leads_to_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").symlink_to(tmp_path / "b.nii")
+    (tmp_path / "b.nii").symlink_to(tmp_path / "a.nii")
+    for name in ("a.nii", "c.nii", "."):
+        with pytest.raises(MissingFile, match="There is no dose file .*check the path"):
+            read_volume(str(tmp_path / name), what="dose")
 
 
 def test_integers_are_rounded_and_never_wrap(tmp_path: Path) -> None:

@@ -89,9 +89,9 @@ def test_a_case_that_cannot_be_scored(cases, kind, damage, error, named) -> None
 def test_a_scan_of_two_tasks_is_read_once(cases, monkeypatch: pytest.MonkeyPatch) -> None:
     cases[0] = dataclasses.replace(cases[0], label=None)  # not scored, so not read
     read: list[str] = []
-    real = check.preprocess_case
+    real = check.preprocess_scan
     monkeypatch.setattr(
-        check, "preprocess_case", lambda case, *rest: (read.append(case.id), real(case, *rest))[1]
+        check, "preprocess_scan", lambda *a, name: (read.append(name), real(*a, name=name))[1]
     )
     check_held_out([case for case in cases if case.task != "crn"], MODALITY, SPEC)
     assert read == ["p1_ce", "p2_orn", "p3_orn", "p4_ce"]

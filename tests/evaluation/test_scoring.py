@@ -80,9 +80,9 @@ def test_cases_without_a_label_are_left_out_and_scans_are_read_once(
     cases = list(load_dataset(tiny_dataset).cases)
     cases[0] = dataclasses.replace(cases[0], label=None)
     read: list[str] = []
-    real = scoring.preprocess_case
+    real = scoring.preprocess_scan
     monkeypatch.setattr(
-        scoring, "preprocess_case", lambda case, *a: (read.append(case.id), real(case, *a))[1]
+        scoring, "preprocess_scan", lambda *a, name: (read.append(name), real(*a, name=name))[1]
     )
     methods = {"none": lambda c, s: 0 * s.image}
     found = [s.case.id for s in score_cases(cases, MODALITY, SPEC, methods)]
@@ -107,7 +107,7 @@ def test_trivial_methods_are_fitted_on_training_cases_only() -> None:
 
     class Scan:
         image, roi, background = cases[0].image, cases[0].roi, 0.0
-        box = np.array([[3, 3, 3], [8, 8, 8]])
+        require_dose = staticmethod(lambda **_: (Scan.roi, np.array([[3, 3, 3], [8, 8, 8]])))
 
     def predicted(name: str, task: str, scan=Scan) -> np.ndarray:
         return methods[name](Case("c", "p", task, Path("i"), Path("d")), scan) >= 0.5
