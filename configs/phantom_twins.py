@@ -18,8 +18,8 @@ def get_config() -> ExperimentConfig:
     cfg.data.builder_cases = 240
     cfg.data.spacing_mm = 3.0
     cfg.data.jitter = 2
-    cfg.data.flip_axes = (0, 1, 2)
-    cfg.data.intensity_jitter = 0.1
+    cfg.augment.flip_axes = (0, 1, 2)
+    cfg.augment.intensity_scale = cfg.augment.intensity_shift = 0.1
     cfg.prompt.language_model = "weights/minilm"
     cfg.model.preset = "cpu_xs"
     cfg.model.freeze_encoder = False

@@ -1,7 +1,8 @@
-"""`python -m rtsam_jax.bench [--case encoder|step|all] [--rounds N] [--batch N] [--json PATH]`.
+"""`python -m rtsam_jax.bench [--case NAME|all] [--rounds N] [--batch N] [--json PATH]`.
 
 Times the image encoder (one volume, float32) and the whole training step (frozen encoder, a first
-pass and 3 x 4 clicks) on synthetic data, in turn with the authors' PyTorch model in this process.
+pass and 3 x 4 clicks) on synthetic data, in turn with the authors' PyTorch model in this process;
+and the augmentation of one volume, in turn with MONAI's transforms on the CPU.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
+from rtsam_jax.benchmark.augmentation import monai_augment, our_augment, source_volume
 from rtsam_jax.benchmark.matrix_rate import matrix_rate
 from rtsam_jax.benchmark.ours import OurSide, synthetic_batch
 from rtsam_jax.benchmark.rival import RivalSide
-from rtsam_jax.benchmark.timing import Ratio, Timing, ratio, time_in_turn
+from rtsam_jax.benchmark.timing import Contender, Ratio, Timing, ratio, time_in_turn
 from rtsam_jax.config import ExperimentConfig, ModelConfig
 from rtsam_jax.errors import ConfigError, ExtraMissing, run_command
 from rtsam_jax.models.presets import PRESETS, get_spec
@@ -29,8 +32,11 @@ from rtsam_jax.report.files import written_whole
 from rtsam_jax.report.tables import Table, render
 
 SCHEMA_VERSION = 1
-CASES = ("encoder", "step")
-RIVALS = ("auto", "medim", "none")
+MODEL_CASES = ("encoder", "step")
+CASES = (*MODEL_CASES, "augment")
+RIVALS = ("auto", "medim", "monai", "none")
+
+Side = TypeVar("Side")
 
 
 @dataclasses.dataclass
@@ -46,38 +52,55 @@ class Result:
 def run_bench(
     cases: Sequence[str], preset: str, batch: int, rounds: int, rival: str
 ) -> list[Result]:
-    """Times the cases one after the other; the encoder's batch is always 1.
+    """Times the cases one after the other; all but the step have a batch of 1.
+
+    Args:
+        rival: "medim" for encoder and step, "monai" for augment, "auto" for those installed, or
+            "none"; a case of which it is not the rival is timed alone.
 
     Raises:
-        ConfigError: a preset the rival does not have, or a rival where JAX does not use the CPU.
-        ExtraMissing: the rival "medim" is not installed; "auto" then leaves it out, and says so.
+        ConfigError: a preset `medim` does not have, or `medim` where JAX does not use the CPU.
+        ExtraMissing: the rival named is not installed; "auto" then leaves it out, and says so.
     """
     cfg = ExperimentConfig(batch_size=batch, model=ModelConfig(preset=preset))
     cfg.prompt.task = "embedding"  # no language model is timed
     size = get_spec(preset).image_size
-    sides = _rival_sides(cfg, rival)  # first: it may be missing
+    model_sides = _model_sides(cfg, rival) if set(cases) & set(MODEL_CASES) else []
+    results = []
+    for case in cases:
+        volumes = batch if case == "step" else 1
+        contenders: list[Contender]
+        if case == "augment":
+            source = source_volume(size)
+            theirs = _rival("monai", rival, partial(monai_augment, source, size))
+            contenders = [our_augment(source, size), *theirs]
+        else:
+            samples = synthetic_batch(size, volumes)
+            contenders = [getattr(side, case)(samples) for side in model_sides]
+        timings = time_in_turn(contenders, rounds)
+        compared = ratio(*timings) if len(timings) == 2 else None
+        results.append(Result(case, volumes, timings, compared))
+    return results
+
+
+def _model_sides(cfg: ExperimentConfig, rival: str) -> list[OurSide | RivalSide]:
+    sides = _rival("medim", rival, lambda: RivalSide(cfg))  # first: it may be missing
     if sides and jax.default_backend() != "cpu":
         raise ConfigError(
             f"the PyTorch original is timed on the CPU, but JAX uses {jax.default_backend()}: set "
             f"JAX_PLATFORMS=cpu, or time this project alone with --rival none."
         )
-    all_sides: list[OurSide | RivalSide] = [OurSide(cfg), *sides]
-    results = []
-    for case in cases:
-        samples = synthetic_batch(size, 1 if case == "encoder" else batch)
-        timings = time_in_turn([getattr(side, case)(samples) for side in all_sides], rounds)
-        compared = ratio(*timings) if sides else None
-        results.append(Result(case, len(samples.image), timings, compared))
-    return results
+    return [OurSide(cfg), *sides]
 
 
-def _rival_sides(cfg: ExperimentConfig, rival: str) -> list[RivalSide]:
-    if rival == "none":
+def _rival(name: str, asked: str, make: Callable[[], Side]) -> list[Side]:
+    """The rival, or nothing where it is not asked for, or not installed and not insisted on."""
+    if asked not in ("auto", name):
         return []
     try:
-        return [RivalSide(cfg)]
+        return [make()]
     except ExtraMissing as missing:
-        if rival == "medim":
+        if asked == name:
             raise
         print(f"Timing this project alone: {missing}\n")
         return []
@@ -85,7 +108,7 @@ def _rival_sides(cfg: ExperimentConfig, rival: str) -> list[RivalSide]:
 
 def machine() -> dict[str, Any]:
     """Where the numbers are from."""
-    packages = ("jax", "jaxlib", "flax", "torch", "medim")
+    packages = ("jax", "jaxlib", "flax", "torch", "medim", "monai")
     versions = {d.name: d.version for d in importlib.metadata.distributions() if d.name in packages}
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -186,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=_positive, default=1, help="of the training step")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="vit_b_ori")
     parser.add_argument(
-        "--rival", choices=RIVALS, default="auto", help="auto: medim where it is installed"
+        "--rival", choices=RIVALS, default="auto", help="auto: medim and monai where installed"
     )
     parser.add_argument("--json", type=Path, help="file to write every number to")
     arguments = parser.parse_args(argv)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from rtsam_jax import bench
-from rtsam_jax.benchmark import rival
+from rtsam_jax.benchmark import augmentation, rival
 from rtsam_jax.benchmark.flops import encoder_flop
 from rtsam_jax.benchmark.timing import Contender, Timing, ratio, time_in_turn
 from rtsam_jax.config import ExperimentConfig, LossConfig
@@ -35,18 +36,18 @@ def test_the_command_prints_a_table_and_writes_every_number(
     rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines() if "|" in line]
     cells = [[cell.strip() for cell in row] for row in rows]
     assert cells[0] == ["Case", "Batch", "Side"]
-    assert cells[2:] == [["encoder", "1", "rtsam_jax"], ["step", "2", "rtsam_jax"]]
+    batches = {"encoder": 1, "step": 2, "augment": 1}
+    assert cells[2:] == [[case, str(n), "rtsam_jax"] for case, n in batches.items()]
 
     written = json.loads(path.read_text())
     assert written["matrix_flop_per_s"] > 0
     assert written["preset"] == "test" and written["machine"]["threads"] >= 1
-    encoder, step = written["cases"]
-    for case, measured in (("encoder", encoder), ("step", step)):
+    for case, measured in zip(batches, written["cases"], strict=True):
         assert measured["case"] == case and measured["ratio"] is None
         (ours,) = measured["timings"]
         assert len(ours["seconds"]) == 2 and min(ours["seconds"]) > 0
         assert ours["compile_s"] > 0 and ours["first_s"] > 0
-    assert encoder["timings"][0]["hand_flop"] == encoder_flop(get_spec("test"))
+    assert written["cases"][0]["timings"][0]["hand_flop"] == encoder_flop(get_spec("test"))
 
 
 def test_xla_counts_about_what_the_hand_counts() -> None:
@@ -111,20 +112,50 @@ def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     with pytest.raises(ExtraMissing, match=r"pip install -e '\.\[test\]'.*--rival none"):
         rival.RivalSide(ExperimentConfig())
     with pytest.raises(ExtraMissing):
-        bench.run_bench([], "vit_b_ori", 1, 1, "medim")
+        bench.run_bench(["encoder"], "vit_b_ori", 1, 1, "medim")
 
 
 def test_by_default_a_missing_rival_is_left_out_and_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def missing(_: object) -> None:
+    def missing() -> None:
         raise ExtraMissing("no module named medim; install it.")
 
-    monkeypatch.setattr(bench, "RivalSide", missing)
-    assert bench._rival_sides(ExperimentConfig(), "auto") == []
+    assert bench._rival("medim", "auto", missing) == []
     assert "Timing this project alone: no module named medim" in capsys.readouterr().out
+    assert bench._rival("medim", "none", missing) == bench._rival("medim", "monai", missing) == []
+    assert capsys.readouterr().out == ""
     with pytest.raises(ExtraMissing):
-        bench._rival_sides(ExperimentConfig(), "medim")
+        bench._rival("medim", "medim", missing)
+
+
+def test_augmentation_is_timed_beside_monai_without_a_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("monai")
+    monkeypatch.setattr(bench, "OurSide", None)  # nor is one made
+    (result,) = bench.run_bench(["augment"], "test", 3, 2, "auto")
+    assert result.case == "augment" and result.batch == 1
+    assert [timing.side for timing in result.timings] == ["rtsam_jax", "monai"]
+    assert result.ratio is not None and result.timings[0].compile_s > 0
+
+
+def test_monai_makes_of_the_same_volume_a_crop_of_the_same_size() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("monai")
+    source = augmentation.source_volume(16)
+    image = torch.from_numpy(source.image[0, ..., 0])[None]
+    masks = torch.from_numpy(np.stack([source.label[0], source.roi[0]]))
+    crop = augmentation.monai_transforms(16)({"image": image, "masks": masks})
+    assert crop["image"].shape == (1, 16, 16, 16) and crop["masks"].shape == (2, 16, 16, 16)
+    label, roi = np.asarray(crop["masks"])
+    assert set(np.unique(roi)) == {0, 1} and 0 < label.sum() < roi.sum()
+
+
+def test_without_monai_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "monai", None)
+    with pytest.raises(ExtraMissing, match=r"pip install -e '\.\[test\]'.*--rival none"):
+        bench.run_bench(["augment"], "test", 1, 1, "monai")
 
 
 def test_the_rival_minimises_the_same_loss() -> None:

@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path:
         prompt__language_model="tiny_bert",
         prompt__feature_cache="cache",
         prompt__pooling="sentences",
-        data__flip_axes=(0,),
+        augment__flip_axes=(0,),
     )
     write_config_file(root / "config.py", cfg)
     result = run(root, "torch", "train", "--config=config.py")

@@ -40,6 +40,7 @@ def synthetic_batch(size: int, batch: int, seed: int = 0) -> Sample:
         label=balls(size / 8),
         roi=balls(size / 4),
         text_id=np.arange(batch, dtype=np.int32) % _TASKS,
+        mirrored_text_id=np.arange(batch, dtype=np.int32) % _TASKS,
         case_id=np.arange(batch, dtype=np.int32),
     )
 
@@ -65,13 +66,13 @@ class OurSide:
             return nnx.merge(self.graphdef, trained, frozen).encode(image)
 
         arguments = self.trained, self.frozen, jnp.asarray(batch.image)
-        compiled, seconds = _compile(jax.jit(encode), *arguments)
+        compiled, seconds = compile_timed(jax.jit(encode), *arguments)
 
         def run() -> None:
             jax.block_until_ready(compiled(*arguments))
 
         flop = encoder_flop(get_spec(self.cfg.model.preset)) * batch.image.shape[0]
-        return Contender(SIDE, run, seconds, flop, _xla_flop(compiled))
+        return Contender(SIDE, run, seconds, flop, xla_flop(compiled))
 
     def step(self, batch: Sample) -> Contender:
         """The whole training step, with dose box and task prompt, as `rtsam_jax.train` runs it."""
@@ -81,22 +82,24 @@ class OurSide:
         state = TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained))
         samples = jax.tree.map(jnp.asarray, batch)
         step = make_train_step(self.graphdef, optimizer, self.cfg)
-        compiled, seconds = _compile(step, state, self.frozen, samples)
+        compiled, seconds = compile_timed(step, state, self.frozen, samples)
 
         def run() -> None:
             nonlocal state
             state, metrics = compiled(state, self.frozen, samples)
             jax.block_until_ready((state, metrics))
 
-        return Contender(SIDE, run, seconds, xla_flop=_xla_flop(compiled))
+        return Contender(SIDE, run, seconds, xla_flop=xla_flop(compiled))
 
 
-def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
+def compile_timed(function: Any, *arguments: Any) -> tuple[Any, float]:
+    """A jitted function compiled for its arguments, and the seconds that took."""
     start = time.perf_counter()
     compiled = function.lower(*arguments).compile()
     return compiled, time.perf_counter() - start
 
 
-def _xla_flop(compiled: Any) -> float | None:
+def xla_flop(compiled: Any) -> float | None:
+    """Floating point operations by XLA's cost analysis; None where the backend has none."""
     analysis = compiled.cost_analysis()
     return float(analysis["flops"]) if analysis and "flops" in analysis else None

@@ -220,7 +220,7 @@ def _wordings(
     ]
     said = [(sentence,), whole, *varied]
     ids = np.array([texts(text) for text in said], np.int32)
-    if 0 not in cfg.data.flip_axes:
+    if 0 not in cfg.augment.flip_axes:
         return PromptIds(ids, None)
     swapped = [mirror_prompt(text) for text in said]
     if None in swapped:

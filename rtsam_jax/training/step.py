@@ -1,4 +1,4 @@
-"""One training step: encode, refine by simulated clicks in one scan, score, update."""
+"""One training step: augment, encode, refine by simulated clicks in one scan, score, update."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.augment import augment
 from rtsam_jax.data.sample import Sample
 from rtsam_jax.losses import dice_score, segmentation_loss, weigh_passes
 from rtsam_jax.models.layers import upsample
@@ -18,7 +19,7 @@ from rtsam_jax.models.presets import get_spec
 from rtsam_jax.models.sam3d import SAM3D
 from rtsam_jax.models.text_adapter import TextTable
 from rtsam_jax.prompts.clicks import refine
-from rtsam_jax.prompts.dose import box_from_roi
+from rtsam_jax.prompts.dose import box_from_roi, jitter_box
 from rtsam_jax.training.state import TrainState
 
 Array = jax.Array
@@ -46,7 +47,10 @@ def batch_loss(
     """Mean loss over a batch of the click-free pass and its refinements (Secs. 3.2.3, 3.3)."""
     size = get_spec(cfg.model.preset).image_size
     mask_size = get_spec(cfg.model.preset).mask_size
+    click_key, box_key = jax.random.split(key)
     box, box_valid = box_from_roi(batch.roi) if cfg.prompt.box else (None, None)
+    if box is not None and cfg.dose.box_jitter:
+        box = jitter_box(box, box_key, cfg.dose.box_jitter, size)
     prompts = model.fixed_prompts(box, box_valid, batch.text_id, texts)
 
     def decode(points: Array, labels: Array, mask: Array) -> tuple[Array, Array]:
@@ -64,7 +68,7 @@ def batch_loss(
         lambda low_res: upsample(low_res[..., 0], size),
         score,
         batch.label,
-        key,
+        click_key,
         cfg.click,
         (mask_size,) * 3,
     )
@@ -95,11 +99,14 @@ def make_train_step(
     that made the table is no part of either.
     """
     frozen_encoder = cfg.model.freeze_encoder
+    size = get_spec(cfg.model.preset).image_size
 
     def step(
         state: TrainState, frozen: nnx.State, batch: Sample, texts: TextTable | None = None
     ) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
+        key, augment_key = jax.random.split(key)
+        batch = augment(batch, augment_key, cfg.augment, size)
         embedding = None
         if frozen_encoder:
             # Outside the differentiated function: a frozen encoder costs no backward pass.

@@ -34,7 +34,8 @@ def batches() -> list[Sample]:
         noise = rng.standard_normal((BATCH, SIDE, SIDE, SIDE, 1)).astype(np.float32)
         text, case = rng.integers(0, 3, BATCH).astype(np.int32), np.arange(BATCH, dtype=np.int32)
         label, roi = (distance < 4).astype(np.uint8), (distance < 9).astype(np.uint8)
-        out.append(Sample(noise + 3 * label[..., None], label, roi, text, case))
+        image, mirrored = noise + 3 * label[..., None], np.full_like(text, -1)
+        out.append(Sample(image, label, roi, text, mirrored, case))
     return out
 
 

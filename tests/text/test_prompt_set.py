@@ -32,7 +32,7 @@ def config(place: Path, dataset: Path, **fields: object) -> ExperimentConfig:
         "prompt__language_model": str(place / "tiny"),
         "prompt__feature_cache": str(place / "cache"),
         "prompt__pooling": "mean",  # then the language model is given whole texts
-        "data__flip_axes": (0,),
+        "augment__flip_axes": (0,),
     }
     return tiny_config(dataset, **(given | fields))
 
@@ -112,7 +112,7 @@ def test_mirrored_texts_swap_the_side(made: Made) -> None:
 def test_without_left_right_flips_nothing_is_mirrored(
     place: Path, tiny_dataset: Path, data: RunData
 ) -> None:
-    found = Made(config(place, tiny_dataset, data__flip_axes=(1,)), data)
+    found = Made(config(place, tiny_dataset, augment__flip_axes=(1,)), data)
     assert all(told.mirrored is None for told in found.prompts.training.values())
 
 
