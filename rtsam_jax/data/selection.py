@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data import openkbp, phantom
+from rtsam_jax.data import images, openkbp, phantom
 from rtsam_jax.data.cases import Case, Dataset, load_dataset
 from rtsam_jax.data.splits import inner_split, load_or_make_splits
-from rtsam_jax.errors import ConfigError, SplitError
+from rtsam_jax.errors import ConfigError, IncompleteCase, SplitError
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class RunData:
     held_out_name: str
 
 
-def load_run_data(cfg: ExperimentConfig) -> RunData:
-    """Builds the dataset if the config says so, reads it and splits it by patient.
+def load_chosen(cfg: ExperimentConfig) -> tuple[Dataset, tuple[str, ...]]:
+    """The config's dataset, built if the config says so, and the tasks chosen from it.
 
     Raises:
-        DatasetSchemaError, RecordError, MissingFile, SplitError, ConfigError: see the message.
+        DatasetSchemaError, RecordError, MissingFile, ConfigError: see the message.
     """
     root = Path(cfg.data.dataset)
     build = cfg.data.builder and not (root.is_dir() and any(root.iterdir()))
@@ -48,6 +48,17 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
             f"config.data.tasks names {sorted(unknown)}, but {root} has the tasks {list(names)}."
         )
     tasks = tuple(name for name in names if not cfg.data.tasks or name in cfg.data.tasks)
+    return dataset, tasks
+
+
+def load_run_data(cfg: ExperimentConfig) -> RunData:
+    """Builds the dataset if the config says so, reads it and splits it by patient.
+
+    Raises:
+        DatasetSchemaError, RecordError, MissingFile, SplitError, ConfigError: see the message.
+    """
+    dataset, tasks = load_chosen(cfg)
+    root = dataset.root
     splits = load_or_make_splits(
         dataset, root / f"splits_seed{cfg.data.split_seed}.json", seed=cfg.data.split_seed
     )
@@ -89,6 +100,12 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
             f"training case {unlabelled[0]} of {root} has no label; add one or move the case to "
             f"another split."
         )
+    doseless = [case.id for case in train if case.dose is None]
+    if doseless and cfg.dose.source == "dose":
+        raise IncompleteCase(
+            f"training case {doseless[0]} of {root} has no dose, which the box is made from; add "
+            "one, move the case to another split, or train without: config.dose.source='label'."
+        )
     return RunData(
         dataset=dataset,
         tasks=tasks,
@@ -111,7 +128,11 @@ def _build_dataset(cfg: ExperimentConfig, root: Path) -> None:
         return
     if not cfg.data.source:
         raise ConfigError(
-            "config.data.source is empty; set it to the OpenKBP folder that "
-            f"{root} is to be made from."
+            f"config.data.source is empty; set it to the folder that {root} is to be made from."
         )
-    openkbp.build(Path(cfg.data.source), root)
+    source = Path(cfg.data.source)
+    if cfg.data.builder == "openkbp":
+        openkbp.build(source, root)
+    else:
+        modality = cfg.data.builder.removeprefix("images_").upper()
+        images.build(source, root, modality=modality)
