@@ -13,49 +13,33 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from rtsam_jax.errors import VolumeError
 from rtsam_jax.report import canvas
 from rtsam_jax.report.curves import plot_curves
+from rtsam_jax.report.planes import (
+    BOX,
+    PLANES,
+    ROI,
+    TRUTH,
+    Plane,
+    draw_box,
+    draw_image,
+    draw_names,
+    draw_outline,
+    draw_scale_bar,
+    grey_window,
+    in_view,
+    overlay_centre,
+    text_style,
+)
 
 __all__ = ["overlay_centre", "plot_curves", "plot_overlay"]
 
-TRUTH, PREDICTION, BOX, ROI = canvas.ORANGE, canvas.SKY, canvas.WHITE, canvas.PURPLE
+PREDICTION = canvas.SKY
 MARGIN_MM = 12.0  # shown around everything that is drawn
 LEAST_VIEW_MM = 90.0  # a small lesion alone would show no anatomy to find it by
-
-# Axis across, axis upwards, axis through the plane; letters left, right, top, bottom.
-# Radiological: across axial and coronal planes the patient's right is on the left.
-PLANES = (
-    ("Axial", 0, 1, 2, "RLAP"),
-    ("Coronal", 0, 2, 1, "RLSI"),
-    ("Sagittal", 1, 2, 0, "APSI"),
-)
-
-
-def overlay_centre(
-    shape: Sequence[int],
-    truth: NDArray[Any] | None,
-    prediction: NDArray[Any] | None,
-    roi: NDArray[Any] | None,
-) -> tuple[int, int, int]:
-    """The voxel through which the planes go.
-
-    The voxel nearest to the centroid of the first of truth, prediction and ROI that is not empty;
-    the middle of the volume if all are. A voxel of the mask itself, since a curved structure's
-    centroid lies outside of it and its planes could miss it.
-    """
-    for mask in (truth, prediction, roi):
-        where = np.argwhere(mask) if mask is not None else np.empty((0, 3))
-        if len(where):
-            nearest = np.linalg.norm(where - where.mean(axis=0), axis=1).argmin()
-            i, j, k = (int(index) for index in where[nearest])
-            return i, j, k
-    i, j, k = (size // 2 for size in shape)
-    return i, j, k
 
 
 def plot_overlay(
@@ -148,17 +132,12 @@ def _window(
     """Grey values drawn black and white: percentiles of the part in view."""
     first = np.maximum(np.ceil(low / spacing), 0).astype(int)
     last = np.maximum(np.floor(high / spacing), 0).astype(int) + 1
-    part = image[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
-    part = part[np.isfinite(part)]
-    if not part.size:
-        return 0.0, 1.0
-    dark, bright = (float(v) for v in np.percentile(part, [1.0, 99.5]))
-    return dark, bright if bright > dark else dark + 1.0
+    return grey_window(image[tuple(slice(a, b) for a, b in zip(first, last, strict=True))])
 
 
 def _draw_plane(
     axis: Axes,
-    plane: tuple[str, int, int, int, str],
+    plane: Plane,
     image: NDArray[Any],
     masks: Mapping[str, NDArray[np.bool_]],
     box: NDArray[Any] | None,
@@ -167,88 +146,19 @@ def _draw_plane(
     view: tuple[NDArray[np.float64], NDArray[np.float64]],
     window: tuple[float, float],
 ) -> None:
-    name, across, up, through, letters = plane
-    index = centre[through]
-
-    def cut(volume: NDArray[Any]) -> NDArray[Any]:
-        return np.take(volume, index, axis=through).T  # rows go up, columns across
-
-    edges = [-0.5 * spacing[a] for a in (across, up)]
-    ends = [(image.shape[a] - 0.5) * spacing[a] for a in (across, up)]
-    axis.set_facecolor("black")
-    axis.imshow(
-        cut(image),
-        cmap="gray",
-        vmin=window[0],
-        vmax=window[1],
-        origin="lower",
-        extent=(edges[0], ends[0], edges[1], ends[1]),
-        interpolation="bilinear",
-    )
-    # A ring of background closes outlines that touch the volume's border.
-    x = np.arange(-1, image.shape[across] + 1) * spacing[across]
-    y = np.arange(-1, image.shape[up] + 1) * spacing[up]
+    index = centre[plane.through]
+    draw_image(axis, plane, plane.cut(image, index), spacing, window)
     styles = {"dose_roi": (ROI, 1.6, "dotted"), "truth": (TRUTH, 2.0, "solid")}
     styles["prediction"] = (PREDICTION, 1.5, "solid")
     for key, (colour, width, line) in styles.items():
-        outline = np.pad(cut(masks[key]), 1) if key in masks else np.zeros(0, bool)
-        if outline.any():
-            axis.contour(
-                x, y, outline.astype(float), [0.5], colors=colour, linewidths=width, linestyles=line
-            )
+        if key in masks:
+            style = {"colors": colour, "linewidths": width, "linestyles": line}
+            draw_outline(axis, plane, plane.cut(masks[key], index), spacing, **style)
     if box is not None:
-        _draw_box(axis, np.asarray(box), across, up, through, index, spacing)
-    axis.set_xlim(view[0][across], view[1][across])
-    axis.set_ylim(view[0][up], view[1][up])
-    axis.invert_xaxis()  # R, and in the sagittal plane A, to the left
-    axis.set_xticks([])
-    axis.set_yticks([])
-    text: dict[str, Any] = {"color": "white", "transform": axis.transAxes, "fontsize": 11}
-    text["bbox"] = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.5}
-    for letter, at in zip(
-        letters, ((0.03, 0.5), (0.97, 0.5), (0.5, 0.97), (0.5, 0.03)), strict=True
-    ):
-        axis.text(*at, letter, ha="center", va="center", fontweight="bold", **text)
-    axis.text(0.02, 0.98, f"{name}, slice {index}", ha="left", va="top", **text)
-    _draw_scale_bar(axis, view[1][0] - view[0][0], text)
-
-
-def _draw_box(
-    axis: Axes,
-    box: NDArray[Any],
-    across: int,
-    up: int,
-    through: int,
-    index: int,
-    spacing: NDArray[np.float64],
-) -> None:
-    """The box's outline in a plane; faint where the plane passes beside the box."""
-    low, high = (box[0] - 0.5) * spacing, (box[1] + 0.5) * spacing
-    crossed = box[0][through] <= index <= box[1][through]
-    axis.add_patch(
-        Rectangle(
-            (low[across], low[up]),
-            high[across] - low[across],
-            high[up] - low[up],
-            fill=False,
-            edgecolor=BOX,
-            linewidth=1.2,
-            linestyle=(0, (6, 4)),
-            alpha=1.0 if crossed else 0.35,
-            # A dark rim, so that it shows on bone as well.
-            path_effects=[withStroke(linewidth=2.2, foreground="black")],
-        )
-    )
-
-
-def _draw_scale_bar(axis: Axes, side_mm: float, text: Mapping[str, Any]) -> None:
-    length = max((n for n in (1, 2, 5, 10, 20, 50, 100) if n <= side_mm / 4), default=1)
-    share = length / side_mm
-    axis.plot(
-        [0.03, 0.03 + share], [0.035, 0.035], color="white", linewidth=2.5, transform=axis.transAxes
-    )
-    small = {**text, "fontsize": 9}
-    axis.text(0.03 + share / 2, 0.05, f"{length} mm", ha="center", va="bottom", **small)
+        draw_box(axis, plane, np.asarray(box), index, spacing)
+    in_view(axis, plane, *view)
+    draw_names(axis, plane, f"{plane.name}, slice {index}", text_style(axis, 11))
+    draw_scale_bar(axis, view[1][0] - view[0][0], text_style(axis, 9))
 
 
 def _draw_legend(figure: Figure, masks: Mapping[str, Any], box: NDArray[Any] | None) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rtsam_jax.data.failure import Failure
 from rtsam_jax.errors import MissingFile, UnreadableFile
 from rtsam_jax.metrics.summary import (
     ALL_TASKS,
@@ -54,6 +55,12 @@ class Table:
                 raise ValueError(
                     f"Row {number} has {len(row)} cells, but the header has {len(self.header)}."
                 )
+
+
+def failure_table(failures: Sequence[Failure]) -> str:
+    """Cases that could not be used, with each its error."""
+    rows = tuple((failure.case, failure.code, failure.message) for failure in failures)
+    return render(Table(("Case", "Error", "What is wrong and what to do"), rows))
 
 
 def render(table: Table) -> str:
