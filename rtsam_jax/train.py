@@ -15,7 +15,8 @@ import jax
 from flax import nnx
 
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.pipeline import batches_from, training_batches
+from rtsam_jax.data.augment import margin
+from rtsam_jax.data.pipeline import Share, batches_from, training_batches
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import run_command
@@ -35,6 +36,7 @@ from rtsam_jax.training.checkpoint import (
 )
 from rtsam_jax.training.loop import train
 from rtsam_jax.training.run import (
+    cache_folder,
     environment,
     fingerprints,
     has_steps,
@@ -66,7 +68,7 @@ def run(cfg: ExperimentConfig) -> Built:
         constants=prompts.constants(),
     )
     texts = jax.device_put(prompts.table, replicated(mesh))
-    with open_run_folder(cfg, fingerprints(data.train)) as folder:
+    with open_run_folder(cfg, fingerprints(data.train, cache_folder(cfg))) as folder:
         if has_steps(folder) and (folder / "model.json").exists():
             check_tasks(folder, data.tasks)
             check_language_model(folder, prompts.language_model)
@@ -94,14 +96,15 @@ def run(cfg: ExperimentConfig) -> Built:
                 jitter=cfg.data.jitter,
                 batch_size=cfg.batch_size,
                 seed=cfg.seed,
-                flip_axes=cfg.data.flip_axes,
-                intensity_jitter=cfg.data.intensity_jitter,
+                margin=margin(cfg.augment, spec.image_size),
                 record_dropout=cfg.prompt.dropout,
+                balanced_tasks=cases.task_ids if cfg.data.balance == "task" else None,
+                share=Share(jax.process_index(), jax.process_count()),
             )
             built = train(
                 built,
                 partial(make_train_step(built.graphdef, optimizer, cfg), texts=texts),
-                partial(batches_from, dataset),
+                partial(batches_from, dataset, threads=cfg.data.read_threads),
                 cfg,
                 steps=steps,
                 mesh=mesh,

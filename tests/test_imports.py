@@ -18,16 +18,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "rtsam_jax"
 
 # What every part may use. These three themselves import nothing of the project but `errors`.
-BASE = frozenset({"errors", "config", "geometry"})
+BASE = frozenset({"errors", "config", "config_ranges", "geometry"})
 PARTS = frozenset({"models", "weights", "losses", "metrics", "optim", "prompts", "data"})
 SERVICES = frozenset({"report", "text", "evaluation", "training", "benchmark", "flags"})
-COMMANDS = frozenset({"train", "evaluate", "bench"})
+COMMANDS = frozenset({"train", "evaluate", "prepare", "bench"})
 
 # Part -> what it may import of rtsam_jax besides itself; a dotted entry allows that one module.
 ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "geometry": frozenset({"errors"}),
-    "config": frozenset({"errors"}),
+    "config": frozenset({"errors", "config_ranges"}),
+    "config_ranges": frozenset({"errors", "config"}),  # the latter for type checkers alone
     "models": BASE,
     "weights": BASE,
     "losses": BASE,
@@ -47,11 +48,11 @@ ALLOWED: dict[str, frozenset[str]] = {
 # A run's checkpoints, and plain weights on disk: the only files that know the storage library.
 ORBAX = frozenset({"training/checkpoint.py", "weights.py"})
 
-# Installed by extras only. `benchmark` times the PyTorch original in the same process: it imports
-# it inside a function, so that the module itself loads without torch.
+# Installed by extras only. `benchmark` times PyTorch's side in the same process: it imports it
+# inside a function, so that the module itself loads without torch.
 FOREIGN = frozenset({"torch", "transformers", "monai", "medim", "SimpleITK"})
 FOREIGN_IN_FUNCTIONS = {
-    "benchmark": frozenset({"torch", "medim"}),
+    "benchmark": frozenset({"torch", "medim", "monai"}),
     "text": frozenset({"transformers"}),  # the tokenizer, where features are not cached yet
 }
 
@@ -165,6 +166,7 @@ def test_a_forbidden_import_is_found(path: str, source: str) -> None:
         ("training/checkpoint.py", "from orbax.checkpoint import v1 as ocp"),
         ("training/state.py", "from rtsam_jax.weights import load_weights"),
         ("benchmark/rival.py", "def f():\n    import torch"),
+        ("benchmark/augmentation.py", "def f():\n    from monai import transforms"),
         ("train.py", "from rtsam_jax.training.loop import run"),
     ],
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NoReturn
 
+from etils import epath
+
+from rtsam_jax.data.whole_file import write_whole
 from rtsam_jax.errors import DatasetSchemaError
 
 
@@ -32,12 +34,6 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Writes JSON whole or not at all: written beside, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-        beside.write_text(text + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Writes JSON whole or not at all: see `write_whole`."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(epath.Path(path), text + "\n")

@@ -1,39 +1,24 @@
-"""Cases to batches: preprocess once, then crops whose order derives from (seed, step).
+"""Cases to batches of crops, in an order that derives from (seed, step) alone.
 
-Batch `i` is a pure function of the config and `i` (grain's random access), so a resumed run sees
-exactly the batches that an uninterrupted one would have seen.
+Sample `n` of a run is a pure function of the config and `n` (grain's random access), and a process
+reads its rows of every batch. So a resumed run sees exactly what an uninterrupted one would have
+seen, whatever the number of processes before and after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from rtsam_jax.data.cases import Case
-from rtsam_jax.data.crops import crop_origins, extract
-from rtsam_jax.data.nifti import read_label, read_volume
-from rtsam_jax.data.preprocess import Grid, Preprocessed, PreprocessSpec, label_to_grid, preprocess
+from rtsam_jax.data.crops import extract
+from rtsam_jax.data.neighbourhood import Neighbourhood
 from rtsam_jax.data.sample import Sample
-
-
-@dataclass(frozen=True)
-class Neighbourhood:
-    """What training needs of a case: the surroundings of its dose box, crop and jitter included.
-
-    `image` and `roi` are shared between the cases of one scan (several tasks on one image).
-    """
-
-    image: np.ndarray  # [X, Y, Z] float32
-    roi: np.ndarray  # [X, Y, Z] uint8
-    label: np.ndarray  # [X, Y, Z] uint8
-    origins: np.ndarray  # [n, 3] int, the crops that prediction would take
-    background: float  # normalised intensity of what lies outside the volume
-    task_id: int
+from rtsam_jax.errors import ConfigError
 
 
 class PromptIds(NamedTuple):
@@ -48,94 +33,52 @@ class PromptIds(NamedTuple):
     mirrored: np.ndarray | None
 
 
-ScanKey = tuple[Path, Path, str]
+@dataclass(frozen=True)
+class Share:
+    """Which rows of every batch this process reads: the `index`-th of `count` equal parts."""
+
+    index: int = 0
+    count: int = 1
 
 
-def scan_key(case: Case, modality: Mapping[str, str]) -> ScanKey:
-    """What cases of one scan share, so that it is preprocessed once: image, dose, modality."""
-    return case.image, case.dose, modality[case.task]
-
-
-def preprocess_case(case: Case, modality: str, spec: PreprocessSpec) -> Preprocessed:
-    """Reads a case's image and dose and brings them to the model grid; no label is touched."""
-    image = read_volume(case.image, what="image")
-    dose = read_volume(case.dose, what="dose")
-    return preprocess(image, dose, modality, spec, name=case.id)
-
-
-def load_neighbourhoods(
-    cases: Sequence[Case],
-    modality: dict[str, str],
-    tasks: Sequence[str],
-    spec: PreprocessSpec,
-    *,
+def crop(
+    case: Neighbourhood,
+    case_id: int,
+    told: tuple[int, int],
+    origin: np.ndarray,
     size: int,
-    jitter: int,
-    progress: bool = False,
-) -> list[Neighbourhood]:
-    """Preprocesses every case once; scans shared by several tasks are read once.
+) -> Sample:
+    """One crop at `origin` (voxels of the neighbourhood; may reach beyond it).
 
     Args:
-        cases: each with a label.
-        modality: per task, "CT" or "MR".
-        tasks: names in the order of `task_id`.
-        size: crop side in voxels.
-        jitter: largest shift of a training crop in voxels.
-        progress: print a line per tenth of the cases.
+        told: text id, and mirrored text id or -1.
     """
-    scans: dict[ScanKey, _Scan] = {}
-    out = []
-    for i, case in enumerate(cases):
-        key = scan_key(case, modality)
-        if key not in scans:
-            whole = preprocess_case(case, modality[case.task], spec)
-            scans[key] = _cut(whole, size, jitter)
-        scan = scans[key]
-        assert case.label is not None
-        label = label_to_grid(read_label(case.label), scan.grid, name=case.id)
-        out.append(
-            Neighbourhood(
-                image=scan.image,
-                roi=scan.roi,
-                label=label[scan.window].copy(),
-                origins=scan.origins,
-                background=scan.background,
-                task_id=list(tasks).index(case.task),
-            )
-        )
-        if progress and (i + 1) % max(1, len(cases) // 10) == 0:
-            print(f"prepared {i + 1}/{len(cases)} cases", flush=True)
-    return out
-
-
-class _Scan(NamedTuple):
-    """A scan's neighbourhood and where it lies; the whole volume is not kept."""
-
-    image: np.ndarray
-    roi: np.ndarray
-    origins: np.ndarray
-    background: float
-    window: tuple[slice, ...]
-    grid: Grid
-
-
-def _cut(whole: Preprocessed, size: int, jitter: int) -> _Scan:
-    origins = crop_origins(whole.box, size)
-    low = np.maximum(origins.min(0) - jitter, 0)
-    high = np.minimum(origins.max(0) + size + jitter, whole.image.shape)
-    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    image, roi = whole.image[window].copy(), whole.roi[window].copy()
-    return _Scan(image, roi, origins - low, whole.background, window, whole.grid)
-
-
-def crop(case: Neighbourhood, case_id: int, text_id: int, origin: np.ndarray, size: int) -> Sample:
-    """One crop at `origin` (voxels of the neighbourhood; may reach beyond it)."""
     return Sample(
-        image=extract(case.image, origin, size, case.background)[..., None],
+        image=extract(case.image, origin, size, case.background)[..., None].astype(np.float32),
         label=extract(case.label, origin, size, 0),
         roi=extract(case.roi, origin, size, 0),
-        text_id=np.int32(text_id),
+        text_id=np.int32(told[0]),
+        mirrored_text_id=np.int32(told[1]),
         case_id=np.int32(case_id),
+    )
+
+
+def case_order(tasks: Sequence[int] | np.ndarray, seed: int, *, balanced: bool) -> grain.MapDataset:
+    """Case indices without end, shuffled anew in every epoch.
+
+    Args:
+        tasks: by case.
+        balanced: tasks take turns, so that each is met equally often however few its cases are.
+    """
+
+    def endless(members: np.ndarray, key: int) -> grain.MapDataset:
+        return grain.MapDataset.source(members.tolist()).seed(key).shuffle().repeat()
+
+    if not balanced:
+        return endless(np.arange(len(tasks)), seed)
+    of = np.asarray(tasks)
+    return grain.MapDataset.mix(
+        [endless(np.flatnonzero(of == task), seed + int(task)) for task in np.unique(of)]
     )
 
 
@@ -147,53 +90,59 @@ def training_batches(
     jitter: int,
     batch_size: int,
     seed: int,
-    flip_axes: Sequence[int] = (),
-    intensity_jitter: float = 0.0,
+    margin: int = 0,
     record_dropout: float = 0.0,
+    balanced_tasks: Sequence[int] | np.ndarray | None = None,
+    share: Share = Share(),  # noqa: B008  # immutable
 ) -> grain.MapDataset:
-    """An endless dataset of batches; `[step]` is random access, iteration prefetches.
+    """Random-access batches, this process's rows of them; an epoch visits every case once.
 
-    Every epoch visits each case once in a new order; its crop is one of those that prediction
-    would take, shifted by up to `jitter` voxels along each axis, each of `flip_axes` reversed with
-    probability one half, and its intensities scaled and shifted by up to `intensity_jitter`. It is
-    told one of its case's wordings, or with probability `record_dropout` the task alone. A reversed
-    axis 0 (left-right) takes the mirrored prompt; where there is none it is not reversed.
+    Each crop lies at one of its case's origins, picked at random, shifted by up to `jitter` voxels
+    along each axis. It is told one of its case's wordings, or with probability `record_dropout` the
+    task alone.
 
     Args:
+        cases: read one at a time.
         prompts: what each case may be told.
+        size: edge of the model's crop in voxels.
+        batch_size: of all processes together.
+        margin: voxels that `data.augment` needs around the crop.
+        balanced_tasks: by case, to draw every task equally often; None: cases as they are.
+        share: which rows of a batch to read.
+
+    Raises:
+        ConfigError: the batch does not divide over the processes.
     """
+    if batch_size % share.count:
+        raise ConfigError(
+            f"config.batch_size {batch_size} does not divide over {share.count} processes; make it "
+            "a multiple of them."
+        )
 
     def draw(case_id: int, rng: np.random.Generator) -> Sample:
         case, told = cases[case_id], prompts[case_id]
         origin = case.origins[rng.integers(len(case.origins))]
-        origin = origin + rng.integers(-jitter, jitter + 1, size=3)
-        flipped = tuple(axis for axis in flip_axes if rng.integers(2))
-        scale, shift = rng.uniform(-intensity_jitter, intensity_jitter, size=2)
+        origin = origin + rng.integers(-jitter, jitter + 1, size=3) - margin
         wording = rng.integers(1, len(told.ids))
         chosen = 0 if rng.random() < record_dropout else wording
-        ids = told.ids
-        if told.mirrored is None:
-            flipped = tuple(axis for axis in flipped if axis != 0)
-        elif 0 in flipped:
-            ids = told.mirrored
-        sample = crop(case, case_id, int(ids[chosen]), origin, size)
-        return sample._replace(
-            image=np.flip(sample.image, flipped) * np.float32(1 + scale) + np.float32(shift),
-            label=np.flip(sample.label, flipped),
-            roi=np.flip(sample.roi, flipped),
-        )
+        mirrored = -1 if told.mirrored is None else int(told.mirrored[chosen])
+        return crop(case, case_id, (int(told.ids[chosen]), mirrored), origin, size + 2 * margin)
 
-    return (
-        grain.MapDataset.range(len(cases))
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .random_map(draw)
-        .batch(batch_size)
-    )
+    tasks = np.zeros(len(cases)) if balanced_tasks is None else balanced_tasks
+    order = case_order(tasks, seed, balanced=balanced_tasks is not None)
+    samples = order.seed(seed).random_map(draw)
+    rows = batch_size // share.count
+
+    def of_this_process(at: int) -> Sample:
+        batch, row = divmod(at, rows)
+        return samples[batch * batch_size + share.index * rows + row]
+
+    return grain.MapDataset.range(sys.maxsize // batch_size).map(of_this_process).batch(rows)
 
 
-def batches_from(dataset: grain.MapDataset, start: int, stop: int) -> Iterator[Sample]:
-    """Batches `start .. stop - 1`, read ahead by threads."""
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+def batches_from(
+    dataset: grain.MapDataset, start: int, stop: int, threads: int = 2
+) -> Iterator[Sample]:
+    """Batches `start .. stop - 1`, read ahead by threads, a few at a time."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
     return iter(dataset[start:stop].to_iter_dataset(options))

@@ -9,7 +9,6 @@ decides a feature. Texts themselves are not stored, since they may be records of
 from __future__ import annotations
 
 import hashlib
-import os
 import uuid
 import zipfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rtsam_jax.data.user_cache import user_cache
 from rtsam_jax.text.language_model import TextFeature, describe, load_language_model
 
 # Raised when the same model and text come to give another feature: a mended encoder, say.
@@ -24,11 +24,8 @@ _FORMAT = 1
 
 
 def cache_folder(named: str) -> Path:
-    """`named`, or the user's cache folder where it is empty (`XDG_CACHE_HOME`, `~/.cache`)."""
-    if named:
-        return Path(named).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "rtsam_jax" / "text_features"
+    """`named`, or where it is empty the user's cache folder."""
+    return Path(named).expanduser() if named else user_cache("text_features")
 
 
 def text_features(

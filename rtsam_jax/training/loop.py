@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,11 @@ def _values(metrics: StepMetrics, learning_rate: float) -> dict[str, float]:
     }
 
 
-def _require_finite(metrics: StepMetrics, batch: Sample, step: int, names: Sequence[str]) -> None:
+def _require_finite(metrics: StepMetrics, ids: np.ndarray, step: int, names: Sequence[str]) -> None:
     """Raises `TrainingDiverged` naming the cases whose loss is not finite."""
     loss = np.asarray(metrics.case_loss)
     if np.isfinite(loss).all() and math.isfinite(float(metrics.grad_norm)):
         return
-    ids = np.asarray(batch.case_id)
     bad = [names[i] for i in ids[~np.isfinite(loss)]]
     what = "loss" if bad else "gradient"
     bad = bad or [names[i] for i in ids]
@@ -97,6 +97,31 @@ def _require_finite(metrics: StepMetrics, batch: Sample, step: int, names: Seque
         f"mend their volumes, or lower config.optim.lr and train from the start in another folder, "
         f"--config.out=FOLDER."
     )
+
+
+def prefetch(
+    batches: Iterator[Sample], mesh: Mesh, depth: int = 2
+) -> Iterator[tuple[np.ndarray, Sample, float]]:
+    """Batches on the devices, `depth` of them ahead of the one in use.
+
+    Yields:
+        The case ids of this process's rows, the batch, and the seconds that its reading kept the
+        loop waiting: what the threads of the pipeline had not done in time.
+    """
+    ahead: deque[tuple[np.ndarray, Sample, float]] = deque()
+    for _ in range(depth):
+        _enqueue(ahead, batches, mesh)
+    while ahead:
+        yield ahead.popleft()
+        _enqueue(ahead, batches, mesh)
+
+
+def _enqueue(ahead: deque, batches: Iterator[Sample], mesh: Mesh) -> None:
+    began = time.monotonic()
+    batch = next(batches, None)
+    if batch is not None:
+        waited = time.monotonic() - began
+        ahead.append((batch.case_id, shard_batch(mesh, batch), waited))
 
 
 def _clock(seconds: float) -> str:
@@ -131,41 +156,46 @@ def train(
     run = Path(cfg.out_dir)
     start = int(built.state.step)
     log = MetricsLog(run, resume_from=start)
-    pending: tuple[int, Sample, StepMetrics] | None = None
+    pending: tuple[int, np.ndarray, float, StepMetrics] | None = None
     clock, clock_step, recent = time.monotonic(), start, []
+    waits: list[float] = []  # not in the log, which a resumed run repeats to the last digit
 
-    def report(entry: tuple[int, Sample, StepMetrics]) -> float:
+    def report(entry: tuple[int, np.ndarray, float, StepMetrics]) -> float:
         nonlocal clock, clock_step
-        step, batch, metrics = entry
+        step, ids, waited, metrics = entry
         metrics = jax.device_get(metrics)
-        _require_finite(metrics, batch, step, case_names)
+        _require_finite(metrics, ids, step, case_names)
         values = _values(metrics, float(schedule(step - 1)))
         log.write(step, values)
         recent.append(values)
+        waits.append(waited)
         if step % cfg.log_every == 0 or step == steps:
             now = time.monotonic()
-            rate = (step - clock_step) / max(now - clock, 1e-9)
+            passed = max(now - clock, 1e-9)
+            rate = (step - clock_step) / passed
             mean = {k: sum(v[k] for v in recent) / len(recent) for k in values}
             print(
                 f"step {step}/{steps}  loss {mean['loss']:.4f}  Dice {mean['dice']:.3f} "
-                f"(with clicks {mean['dice_clicked']:.3f})  {rate * cfg.batch_size:.2f} volumes/s"
-                f"  {_clock((steps - step) / max(rate, 1e-9))} left",
+                f"(with clicks {mean['dice_clicked']:.3f})  {rate * cfg.batch_size:.2f} volumes/s "
+                f"({sum(waits) / passed:.1%} waiting for input)  "
+                f"{_clock((steps - step) / max(rate, 1e-9))} left",
                 flush=True,
             )
             clock, clock_step = now, step
             recent.clear()
+            waits.clear()
         return values["loss"]
 
     try:
-        for step, host_batch in enumerate(batches(start, steps), start=start + 1):
-            batch = shard_batch(mesh, host_batch)
+        inputs = prefetch(batches(start, steps), mesh)
+        for step, (ids, batch, waited) in enumerate(inputs, start=start + 1):
             with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
                 state, metrics = step_function(built.state, built.frozen, batch)
             built = Built(built.graphdef, built.frozen, state)
             # The step before is reported while this one runs.
             if pending is not None:
                 report(pending)
-            pending = (step, host_batch, metrics)
+            pending = (step, ids, waited, metrics)
             if step % cfg.checkpoint_every == 0 or step == steps:
                 loss = report(pending)  # a state is only saved once its step is known to be finite
                 pending = None

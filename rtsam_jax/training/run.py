@@ -16,15 +16,28 @@ from pathlib import Path
 from typing import IO, Any
 
 import jax
+from etils import epath
+from jax.experimental import multihost_utils
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cases import Case
+from rtsam_jax.data.content import ContentHashes
 from rtsam_jax.data.json_file import write_json
-from rtsam_jax.data.pipeline import Neighbourhood, load_neighbourhoods
-from rtsam_jax.data.preprocess import PreprocessSpec
+from rtsam_jax.data.prepare import prepare_cases
+from rtsam_jax.data.prepared import PreparedCases
+from rtsam_jax.data.scans import CacheSettings
 from rtsam_jax.data.selection import RunData
-from rtsam_jax.errors import MissingFile, NotWritable, OutputExists, UnreadableFile
+from rtsam_jax.data.user_cache import user_cache
+from rtsam_jax.errors import (
+    CasesFailed,
+    MissingFile,
+    NotWritable,
+    OutputExists,
+    RTSamError,
+    UnreadableFile,
+)
 from rtsam_jax.models.presets import get_spec
+from rtsam_jax.report.tables import failure_table
 
 RECORD = "run.json"
 LOCK = ".lock"
@@ -35,34 +48,61 @@ def total_steps(cfg: ExperimentConfig, train_cases: int) -> int:
     return cfg.steps or math.ceil(cfg.epochs * train_cases / cfg.batch_size)
 
 
-def prepare_training(cfg: ExperimentConfig, data: RunData) -> list[Neighbourhood]:
-    """The training cases on the model grid."""
-    return load_neighbourhoods(
-        data.train,
-        data.modality,
-        data.tasks,
-        PreprocessSpec.from_config(cfg),
-        size=get_spec(cfg.model.preset).image_size,
-        jitter=cfg.data.jitter,
-        progress=True,
+def cache_folder(cfg: ExperimentConfig) -> epath.Path:
+    """Where prepared cases are kept, of all settings."""
+    return epath.Path(cfg.data.cache or Path(cfg.data.dataset) / "prepared")
+
+
+def prepare_training(cfg: ExperimentConfig, data: RunData) -> PreparedCases:
+    """The training cases, prepared if they are not yet; by the first process, for all.
+
+    Raises:
+        CasesFailed: some cannot be used; a table on the screen says why.
+        NotWritable: the cache cannot be written.
+    """
+    settings = CacheSettings.from_config(cfg, get_spec(cfg.model.preset).image_size)
+    arguments = data.train, data.modality, settings, cache_folder(cfg), cfg.data.prepare_workers
+    if jax.process_index() == 0:
+        prepared = prepare_cases(*arguments)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("prepared")
+        if jax.process_index() > 0:
+            prepared = prepare_cases(*arguments)
+    if prepared.failures:
+        print(failure_table(prepared.failures), flush=True)
+        raise CasesFailed(
+            f"{len(prepared.failures)} of {len(data.train)} training cases of {cfg.data.dataset} "
+            "cannot be used, for the reasons above; mend them, or move them to another split."
+        )
+    return PreparedCases(
+        [prepared.entries[case.id] for case in data.train],
+        [data.tasks.index(case.task) for case in data.train],
+        cfg.dose.source,
+        user_cache("prepared"),
     )
 
 
-def fingerprints(cases: Sequence[Case]) -> list[str]:
-    """What a resumed run has to find again, a line per case: id, task, record and files' sizes.
+def fingerprints(cases: Sequence[Case], cache: epath.Path) -> list[str]:
+    """What a resumed run has to find again, a line per case: id, task, record, files' contents.
 
-    Sizes, because reading a large dataset twice would delay its start; of compressed volumes they
-    change with nearly every edit.
+    Args:
+        cache: of `cache_folder`; it remembers what files held.
+
+    Raises:
+        MissingFile, UnreadableFile: of a case's file.
     """
+    files = [f for case in cases for f in (case.image, case.dose, case.label) if f is not None]
+    digests = ContentHashes(cache).of(files)
+    for found in digests.values():
+        if isinstance(found, RTSamError):
+            raise found
 
-    def size(path: Path | None) -> int:
-        return path.stat().st_size if path is not None else 0
+    def line(case: Case) -> str:
+        contents = [digests.get(f) if f else None for f in (case.image, case.dose, case.label)]
+        what = [case.id, case.task, *contents, case.label_value, case.record]
+        return json.dumps(what, sort_keys=True)
 
-    return [
-        f"{c.id} {c.task} {size(c.image)} {size(c.dose)} {size(c.label)} "
-        f"{json.dumps(c.record, sort_keys=True)}"
-        for c in cases
-    ]
+    return [line(case) for case in cases]
 
 
 @contextmanager
@@ -160,7 +200,12 @@ def _without_places(config: dict[str, Any]) -> dict[str, Any]:
         for key, value in config.get("prompt", {}).items()
         if key not in ("language_model", "feature_cache")
     }
-    return {**config, "out": "", "prompt": prompt}
+    data = {
+        key: value
+        for key, value in config.get("data", {}).items()
+        if key not in ("cache", "prepare_workers", "read_threads")
+    }
+    return {**config, "out": "", "prompt": prompt, "data": data}
 
 
 def _not_writable(run: Path, cause: OSError) -> NotWritable:

@@ -55,6 +55,6 @@ def parameter_shardings(mesh: Mesh, abstract: Any) -> Any:
 
 
 def shard_batch(mesh: Mesh, batch: Any) -> Any:
-    """Host arrays `[B, ...]` to devices, split along `B`."""
+    """This process's rows of a batch, `[B / processes, ...]`, to its devices: global `[B, ...]`."""
     sharding = NamedSharding(mesh, BATCH)
-    return jax.tree.map(lambda x: jax.device_put(x, sharding), batch)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import grain
 import numpy as np
 import pytest
 
-from rtsam_jax.data import pipeline
-from rtsam_jax.data.cases import load_dataset
-from rtsam_jax.data.nifti import read_label
+from rtsam_jax.data.neighbourhood import Neighbourhood
 from rtsam_jax.data.pipeline import (
-    Neighbourhood,
     PromptIds,
+    Share,
     batches_from,
+    case_order,
     crop,
-    load_neighbourhoods,
     training_batches,
 )
-from rtsam_jax.data.preprocess import PreprocessSpec, label_to_grid
-from tests.tiny import SPACING, TASKS, TRAIN
+from rtsam_jax.errors import ConfigError
 
 grain.config.update("py_debug_mode", False)
-SIZE, JITTER = 32, 3
-SPEC = PreprocessSpec(SPACING, 0.5)
-MODALITY = {"orn": "CT", "ce": "MR", "crn": "MR"}
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_dataset: Path) -> list[Neighbourhood]:
-    cases = [case for case in load_dataset(tiny_dataset).cases if case.split == "train"]
-    assert [case.id for case in cases] == TRAIN
-    return load_neighbourhoods(cases, MODALITY, TASKS, SPEC, size=SIZE, jitter=JITTER)
 
 
 def coordinates(case_id: int, shape=(14, 15, 16), size: int = 8) -> Neighbourhood:
@@ -116,11 +102,11 @@ def test_image_roi_and_label_move_together_and_within_the_jitter() -> None:
 
 def test_no_jitter_is_the_crop_of_prediction() -> None:
     batch = batches_of([FIVE[0]], 1, jitter=0)[0]
-    assert same([x[0] for x in batch], crop(FIVE[0], 0, 0, FIVE[0].origins[0], 8))
+    assert same([x[0] for x in batch], crop(FIVE[0], 0, (0, 7), FIVE[0].origins[0], 8))
 
 
 def test_beyond_the_volume_lies_background() -> None:
-    sample = crop(FIVE[0], 0, 0, np.array([-2, 3, 12]), 8)
+    sample = crop(FIVE[0], 0, (0, -1), np.array([-2, 3, 12]), 8)
     assert (sample.image[:2] == -5).all() and (sample.image[..., 4:, 0] == -5).all()
     assert (sample.label[:2] == 0).all() and (sample.roi[..., 4:] == 0).all()
     assert (sample.image[2:, :, :4] > 0).all()
@@ -134,93 +120,82 @@ def test_a_box_larger_than_the_crop_is_visited_everywhere() -> None:
     assert firsts == {int(np.ravel_multi_index(tuple(o), (14, 15, 16))) for o in origins}
 
 
-def test_a_neighbourhood_is_a_part_of_the_model_grid(
-    loaded: list[Neighbourhood], tiny_dataset: Path
-) -> None:
-    """A crop equals the same crop of the whole volumes, jitter included."""
-    cases = [case for case in load_dataset(tiny_dataset).cases if case.split == "train"]
-    for number, (case, near) in enumerate(zip(cases, loaded, strict=True)):
-        scan = pipeline.preprocess_case(case, MODALITY[case.task], SPEC)
-        label = label_to_grid(read_label(case.label), scan.grid)
-        origin = pipeline.crop_origins(scan.box, SIZE)[0]
-        assert TASKS[near.task_id] == case.task
-        for shift in itertools.product((-JITTER, JITTER), repeat=3):
-            found = crop(near, number, 0, near.origins[0] + shift, SIZE)
-            for part, whole, fill in (
-                (found.image[..., 0], scan.image, scan.background),
-                (found.roi, scan.roi, 0),
-                (found.label, label, 0),
-            ):
-                expected = pipeline.extract(whole, origin + shift, SIZE, fill)
-                np.testing.assert_array_equal(part, expected)
-        assert near.roi.any() and near.label.any()
+def test_a_margin_surrounds_the_crop() -> None:
+    bare = batches_of(FIVE, 3)
+    prompts = [told(0, 0)] * 5
+    wide = training_batches(FIVE, prompts, size=8, jitter=2, batch_size=3, seed=0, margin=3)
+    for i in range(6):
+        assert wide[i].image.shape == (3, 14, 14, 14, 1)
+        inner = (slice(None), *[slice(3, -3)] * 3)
+        for part in ("image", "label", "roi"):
+            found, expected = getattr(wide[i], part), getattr(bare[i], part)
+            np.testing.assert_array_equal(found[inner], expected)
 
 
-def test_a_scan_of_two_tasks_is_read_once(
-    tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-    real = pipeline.preprocess_case
-
-    def counted(case, *rest):
-        read.append(case.id)
-        return real(case, *rest)
-
-    monkeypatch.setattr(pipeline, "preprocess_case", counted)
-    cases = [case for case in load_dataset(tiny_dataset).cases if case.split == "train"]
-    found = load_neighbourhoods(cases, MODALITY, TASKS, SPEC, size=SIZE, jitter=JITTER)
-    assert read == ["p0_orn", "p1_ce", "p2_orn"]
-    ce, crn = found[1], found[2]
-    assert ce.image is crn.image and ce.roi is crn.roi
-    assert not np.array_equal(ce.label, crn.label)
-
-
-def test_flips_and_intensities_are_drawn_and_move_image_label_and_roi_together() -> None:
-    plain = batches_of(FIVE, jitter=0)
-    flipped = training_batches(
-        FIVE,
-        [told(0, 0, mirrored=(1, 1))] * 5,
-        size=8,
-        jitter=0,
-        batch_size=2,
-        seed=0,
-        flip_axes=(0, 2),
-        intensity_jitter=0.2,
+def test_the_mirrored_text_is_that_of_the_chosen_wording() -> None:
+    prompts = [told(0, 1, 2, 3, mirrored=(10, 11, 12, 13)), told(0, 1, 2, 3)]
+    dataset = training_batches(
+        FIVE[:2], prompts, size=8, jitter=0, batch_size=8, seed=0, record_dropout=0.3
     )
     seen = set()
-    for i in range(12):
-        a, b = plain[i], flipped[i]
-        assert same(a.case_id, b.case_id)
-        for k in range(2):
-            ways = {
-                axes: np.flip(a.label[k], axes)
-                for axes in [(), (0,), (2,), (0, 2)]
-                if np.array_equal(np.flip(a.label[k], axes), b.label[k])
-            }
-            assert len(ways) == 1  # one of the four, and never along axis 1
-            axes = next(iter(ways))
-            seen.add(axes)
-            assert b.text_id[k] == (0 in axes)  # left-right takes the mirrored prompt
-            assert np.array_equal(np.flip(a.roi[k], axes), b.roi[k])
-            expected = np.flip(a.image[k], axes).ravel()
-            scale, shift = np.polyfit(expected, b.image[k].ravel(), 1)
-            assert np.allclose(scale * expected + shift, b.image[k].ravel(), atol=1e-3)
-            assert abs(scale - 1) <= 0.2 and abs(shift) <= 0.2 + 1e-3
-    assert seen == {(), (0,), (2,), (0, 2)}
+    for i in range(6):
+        batch = dataset[i]
+        mirrored = np.where(batch.case_id == 0, batch.text_id + 10, -1)
+        np.testing.assert_array_equal(batch.mirrored_text_id, mirrored)
+        assert batch.mirrored_text_id.dtype == np.int32
+        seen |= set(batch.text_id.tolist())
+    assert seen == {0, 1, 2, 3}
 
 
-def test_a_side_that_cannot_be_swapped_is_never_flipped() -> None:
-    prompts = [told(0, 0)] * 5
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_processes_share_every_batch_whatever_their_number(count: int) -> None:
+    def batches(share: Share) -> grain.MapDataset:
+        prompts = [told(0, 0)] * 5
+        return training_batches(FIVE, prompts, size=8, jitter=2, batch_size=6, seed=1, share=share)
+
+    whole = batches(Share())
+    parts = [batches(Share(index, count)) for index in range(count)]
+    for i in (0, 1, 7):
+        rows = [part[i] for part in parts]
+        for name in ("image", "label", "case_id", "text_id"):
+            joined = np.concatenate([getattr(row, name) for row in rows])
+            np.testing.assert_array_equal(joined, getattr(whole[i], name))
+
+
+def test_a_batch_that_does_not_divide_over_the_processes() -> None:
+    with pytest.raises(ConfigError, match=r"config.batch_size 3 does not divide over 2 processes"):
+        training_batches(
+            FIVE, [told(0, 0)] * 5, size=8, jitter=0, batch_size=3, seed=0, share=Share(0, 2)
+        )
+
+
+def test_balanced_tasks_are_met_equally_often_and_all_cases_of_each() -> None:
+    tasks = np.array([0] * 20 + [1] * 3 + [2])
+    order = case_order(tasks, seed=0, balanced=True)
+    met = np.array([order[i] for i in range(300)])
+    assert np.bincount(tasks[met]).tolist() == [100, 100, 100]
+    for task, cases in ((0, range(20)), (1, range(20, 23)), (2, [23])):
+        times = np.bincount(met[tasks[met] == task], minlength=24)[list(cases)]
+        assert times.max() - times.min() <= 1  # in turn within its task
+    assert all(len(set(tasks[met[i : i + 6]])) == 3 for i in range(0, 300, 6))  # a batch mixes
+    plain = np.array([case_order(tasks, 0, balanced=False)[i] for i in range(24)])
+    assert sorted(plain) == list(range(24))
+
+
+def test_balance_reaches_the_batches() -> None:
+    cases = [coordinates(0)] * 7 + [coordinates(1)]
+    tasks = [0] * 7 + [1]
     dataset = training_batches(
-        FIVE, prompts, size=8, jitter=0, batch_size=2, seed=0, flip_axes=(0, 1)
+        cases,
+        [told(0, 0)] * 8,
+        size=8,
+        jitter=0,
+        batch_size=4,
+        seed=0,
+        balanced_tasks=tasks,
     )
-    plain, seen = batches_of(FIVE, jitter=0), set()
-    for i in range(12):
-        for k in range(2):
-            one, other = plain[i].label[k], dataset[i].label[k]
-            assert np.array_equal(one, other) or np.array_equal(np.flip(one, 1), other)
-            seen.add(np.array_equal(one, other))
-    assert seen == {True, False}
+    for i in range(5):
+        assert (dataset[i].case_id == 7).sum() == 2
 
 
 def test_wordings_are_drawn_evenly_and_the_record_is_dropped_at_its_rate() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 from jax.sharding import Mesh
 
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.pipeline import Neighbourhood, training_batches
+from rtsam_jax.data.neighbourhood import Neighbourhood
+from rtsam_jax.data.pipeline import training_batches
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.optim import make_optimizer
@@ -36,7 +38,7 @@ class Training:
 
     cfg: ExperimentConfig
     data: RunData
-    cases: list[Neighbourhood]
+    cases: Sequence[Neighbourhood]
     mesh: Mesh
     optimizer: optax.GradientTransformation
     step: Any
@@ -44,7 +46,7 @@ class Training:
     def build(self) -> Built:
         return build(self.cfg, len(self.data.tasks), self.optimizer, self.mesh)
 
-    def batches(self, cases: list[Neighbourhood] | None = None) -> grain.MapDataset:
+    def batches(self, cases: Sequence[Neighbourhood] | None = None) -> grain.MapDataset:
         return training_batches(
             cases or self.cases,
             [prompt_set(self.cfg, self.data).training[case.id] for case in self.data.train],

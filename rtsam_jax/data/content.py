@@ -1,0 +1,76 @@
+"""What files hold, by SHA-256, without reading twice what has not changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from etils import epath
+
+from rtsam_jax.data.whole_file import cache_not_writable, write_whole
+from rtsam_jax.errors import MissingFile, RTSamError, UnreadableFile
+
+MEMO = "files.json"
+# A file changed this recently may change again without its time of modification telling.
+_SETTLED_S = 2.0
+_THREADS = 4  # hashing leaves Python's lock
+
+
+class ContentHashes:
+    """SHA-256 of files, remembered by path, size, inode and time of modification.
+
+    Args:
+        folder: where the memory is kept, in `files.json`; a damaged one is forgotten.
+    """
+
+    def __init__(self, folder: epath.Path):
+        self._memo = folder / MEMO
+        self._known: dict[str, list] = {}
+        try:
+            known = json.loads(self._memo.read_text())
+            self._known = known if isinstance(known, dict) else {}
+        except (OSError, ValueError):
+            pass  # none yet, or damaged: everything is read again
+        self._changed = False
+
+    def of(self, paths: Iterable[Path]) -> dict[Path, str | RTSamError]:
+        """Hexadecimal digests by path, or why a file has none; saves what it learned.
+
+        Raises:
+            NotWritable: the memory cannot be saved.
+        """
+        distinct = list(dict.fromkeys(paths))
+        with ThreadPoolExecutor(_THREADS) as pool:
+            digests = dict(zip(distinct, pool.map(self._digest, distinct), strict=True))
+        if self._changed:
+            try:
+                write_whole(self._memo, json.dumps(self._known))
+            except OSError as cause:
+                raise cache_not_writable(self._memo.parent, cause) from cause
+            self._changed = False
+        return digests
+
+    def _digest(self, path: Path) -> str | RTSamError:
+        try:
+            status = path.stat()
+            stamp = [status.st_size, status.st_ino, status.st_mtime_ns]
+            known = self._known.get(os.fspath(path))
+            if isinstance(known, list) and known[:3] == stamp:
+                return known[3]
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return MissingFile(f"There is no file {path}; bring it back.")
+        except OSError as cause:
+            return UnreadableFile(
+                f"{path} cannot be read ({cause.strerror}); mend its permissions or copy it again."
+            )
+        if time.time() - status.st_mtime > _SETTLED_S:
+            self._known[os.fspath(path)] = [*stamp, digest]
+            self._changed = True
+        return digest

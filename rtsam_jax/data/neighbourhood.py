@@ -1,0 +1,133 @@
+"""What training needs of a scan: the surroundings of its box, as a record on disk and in memory.
+
+One record holds a scan with all its labels, so that a volume is stored once however many structures
+are outlined on it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flax import serialization
+
+from rtsam_jax.data.crops import crop_origins
+from rtsam_jax.data.preprocess import Preprocessed
+from rtsam_jax.prompts.dose import box_corners
+
+Box = np.ndarray  # int (2, 3), inclusive corners
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """A case around its box, crop, jitter and affine margin included."""
+
+    image: np.ndarray  # [X, Y, Z] float32 or float16, normalised
+    roi: np.ndarray  # [X, Y, Z] uint8
+    label: np.ndarray  # [X, Y, Z] uint8
+    origins: np.ndarray  # [n, 3] int, the crops that prediction would take
+    background: float  # normalised intensity of what lies outside the volume
+    task_id: int
+
+
+def anchor_box(scan: Preprocessed, label: np.ndarray | None) -> Box:
+    """What crops are centred on: the dose's box; without dose the label's; else the whole image."""
+    if scan.box is not None:
+        return scan.box
+    box = box_corners(label) if label is not None else None
+    return box if box is not None else np.array([(0, 0, 0), scan.image.shape]) - [[0], [1]]
+
+
+def encode(
+    scan: Preprocessed,
+    labels: Sequence[np.ndarray | None],
+    *,
+    size: int,
+    reach: int,
+    dtype: str,
+) -> tuple[bytes, list[dict[str, int]]]:
+    """One record of a scan and its labels.
+
+    Args:
+        scan: with or without dose.
+        labels: `[X, Y, Z]` uint8 on its grid; None stands for a case without label.
+        size: the crop's edge in voxels.
+        reach: voxels that jitter and affine may go beyond the crops.
+        dtype: of the image on disk.
+
+    Returns:
+        The record, and for each label what its case should know: `voxels`, those of them `in_roi`
+        and those `outside` of every crop, shifted as far as it may be.
+    """
+    anchors = [anchor_box(scan, label) for label in labels]
+    origins = [crop_origins(anchor, size) for anchor in anchors]
+    every = np.concatenate(origins)
+    low = np.maximum(every.min(0) - reach, 0)
+    high = np.minimum(every.max(0) + size + reach, scan.image.shape)
+    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    record: dict[str, Any] = {
+        "image": np.ascontiguousarray(scan.image[window], dtype),
+        "background": scan.background,
+        "roi": None if scan.roi is None else _pack(scan.roi[window]),
+        "labels": [None if label is None else _pack(label[window]) for label in labels],
+        "boxes": [anchor - low for anchor in anchors],
+        "origins": [origin - low for origin in origins],
+    }
+    return serialization.msgpack_serialize(record), [
+        _counts(label, scan.roi, window) for label in labels
+    ]
+
+
+def decode(content: bytes, view: int, task_id: int, source: str) -> Neighbourhood:
+    """The neighbourhood of one of a record's labels.
+
+    Args:
+        content: of `encode`.
+        view: which label.
+        task_id: of the case.
+        source: config.dose.source: "dose", or where the ROI comes from without one: "label", the
+            label's box filled; "none", everywhere.
+    """
+    record = serialization.msgpack_restore(content)
+    image, label = record["image"], record["labels"][view]
+    shape = image.shape
+    if source == "dose":
+        roi = np.zeros(shape, np.uint8) if record["roi"] is None else _unpack(record["roi"], shape)
+    elif source == "label":
+        roi = np.zeros(shape, np.uint8)
+        low, high = record["boxes"][view]
+        roi[tuple(slice(max(a, 0), b + 1) for a, b in zip(low, high, strict=True))] = 1
+    else:
+        roi = np.ones(shape, np.uint8)
+    return Neighbourhood(
+        image=image,
+        roi=roi,
+        label=np.zeros(shape, np.uint8) if label is None else _unpack(label, shape),
+        origins=record["origins"][view],
+        background=record["background"],
+        task_id=task_id,
+    )
+
+
+def _pack(mask: np.ndarray) -> bytes:
+    return zlib.compress(np.packbits(mask != 0).tobytes(), 1)
+
+
+def _unpack(content: bytes, shape: Sequence[int]) -> np.ndarray:
+    bits = np.frombuffer(zlib.decompress(content), np.uint8)
+    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape)
+
+
+def _counts(
+    label: np.ndarray | None, roi: np.ndarray | None, window: tuple[slice, ...]
+) -> dict[str, int]:
+    if label is None:
+        return {}
+    voxels = int(np.count_nonzero(label))
+    counts = {"voxels": voxels, "outside": voxels - int(np.count_nonzero(label[window]))}
+    if roi is not None:
+        counts["in_roi"] = int(np.count_nonzero(label[roi != 0]))
+    return counts

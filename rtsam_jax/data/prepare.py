@@ -1,0 +1,261 @@
+"""Prepares scans that are not in the cache yet, in parallel; one that fails stops no other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from rtsam_jax.data.cache import Entry, only_one, read_index, settings_folder, write_shard
+from rtsam_jax.data.cases import Case
+from rtsam_jax.data.content import ContentHashes
+from rtsam_jax.data.failure import Failure
+from rtsam_jax.data.neighbourhood import encode
+from rtsam_jax.data.nifti import read_label
+from rtsam_jax.data.preprocess import Grid, label_to_grid
+from rtsam_jax.data.scans import CacheSettings, Scan, View, group_scans, preprocess_scan
+from rtsam_jax.errors import RTSamError
+
+_LARGEST_SHARD = 64  # scans; what a kill can cost, against the number of files
+_PER_WORKER = 4  # shards for each process at least, so that none waits long for another
+_FEW = 8  # scans that are done before a second process has started
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a dataset's cases became.
+
+    Attributes:
+        entries: by case, its scan's entry and which of its views is the case's.
+        failures: the cases that are not there, in the order they were found.
+        fresh: scans that were prepared now; the others were in the cache.
+    """
+
+    folder: epath.Path
+    entries: dict[str, tuple[Entry, int]]
+    failures: list[Failure]
+    fresh: int
+
+
+def prepare_cases(
+    cases: Sequence[Case],
+    modality: Mapping[str, str],
+    settings: CacheSettings,
+    cache: epath.Path,
+    workers: int = 0,
+) -> Prepared:
+    """Brings the cache up to date with the files of these cases.
+
+    Args:
+        modality: by task.
+        cache: folder or address for all settings.
+        workers: processes; 0 is one per core.
+
+    Raises:
+        NotWritable: the cache cannot be written.
+    """
+    folder = settings_folder(cache, settings)
+    files = [f for case in cases for f in (case.image, case.dose, case.label) if f is not None]
+    digests = ContentHashes(cache).of(files)
+    scans, failures = group_scans(cases, modality, settings, digests)
+    index = read_index(folder)
+    if _missing(scans, index):
+        with only_one(folder):
+            index = read_index(folder, mend=True)  # another command may have prepared some by now
+            missing = _missing(scans, index)
+            failed = _prepare_scans(missing, settings, folder, workers)
+            index |= read_index(folder)
+    else:
+        missing, failed = [], {}
+    entries = {}
+    for scan in scans:
+        for case, view in zip(scan.cases, scan.view_of, strict=True):
+            entry = index.get(scan.key)
+            if entry is None:
+                failures.append(Failure(case, *failed[scan.key]))
+            elif "failure" in entry.views[view]:
+                failures.append(Failure(case, *entry.views[view]["failure"]))
+            else:
+                entries[case] = entry, view
+    return Prepared(folder, entries, failures, len(missing))
+
+
+def _missing(scans: Sequence[Scan], index: Mapping[str, Entry]) -> list[Scan]:
+    """Scans that are not in the index, or of which a label failed: it is tried again."""
+    return [scan for scan in scans if scan.key not in index or index[scan.key].failed]
+
+
+Reason = tuple[str, str]  # code and sentence of an error
+
+
+def _prepare_scans(
+    scans: Sequence[Scan], settings: CacheSettings, folder: epath.Path, workers: int
+) -> dict[str, Reason]:
+    """Writes shards of these scans; returns why a scan has no record, by key."""
+    cores = len(os.sched_getaffinity(0))
+    workers = min(workers or cores, -(-len(scans) // _FEW))
+    length = max(1, min(_LARGEST_SHARD, -(-len(scans) // (max(workers, 1) * _PER_WORKER))))
+    chunks = [scans[at : at + length] for at in range(0, len(scans), length)]
+    failed: dict[str, Reason] = {}
+    with Progress(sum(len(scan.cases) for scan in scans)) as progress:
+        run = _here if workers <= 1 else _in_parallel(workers)
+        for chunk, reasons in run(chunks, settings, folder):
+            failed |= reasons
+            progress.add(sum(len(scan.cases) for scan in chunk))
+    return failed
+
+
+Runner = Callable[
+    [Sequence[Sequence[Scan]], CacheSettings, epath.Path],
+    Iterator[tuple[Sequence[Scan], dict[str, Reason]]],
+]
+
+
+def _here(
+    chunks: Sequence[Sequence[Scan]], settings: CacheSettings, folder: epath.Path
+) -> Iterator[tuple[Sequence[Scan], dict[str, Reason]]]:
+    for chunk in chunks:
+        yield chunk, prepare_chunk(chunk, settings, folder)
+
+
+def _in_parallel(workers: int) -> Runner:
+    def run(
+        chunks: Sequence[Sequence[Scan]], settings: CacheSettings, folder: epath.Path
+    ) -> Iterator[tuple[Sequence[Scan], dict[str, Reason]]]:
+        waiting = []
+        with process_pool(workers) as pool:
+            futures: dict[Future, Sequence[Scan]] = {
+                pool.submit(prepare_chunk, chunk, settings, folder): chunk for chunk in chunks
+            }
+            try:
+                while futures:
+                    done, _ = wait(futures, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        chunk = futures.pop(future)
+                        try:
+                            yield chunk, future.result()
+                        except BrokenProcessPool:  # one was killed, and with it the pool
+                            waiting.append(chunk)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        for scan in (scan for chunk in waiting for scan in chunk):
+            yield [scan], _alone(scan, settings, folder)
+
+    return run
+
+
+def _alone(scan: Scan, settings: CacheSettings, folder: epath.Path) -> dict[str, Reason]:
+    """One scan in a process of its own, so that it takes no other with it."""
+    with process_pool(1) as pool:
+        try:
+            return pool.submit(prepare_chunk, [scan], settings, folder).result()
+        except BrokenProcessPool:
+            sentence = (
+                f"The process that prepared {scan.source.image} was killed, probably for want of "
+                "memory; crop or resample the volume, or use fewer processes with "
+                "--config.data.prepare_workers=1."
+            )
+            return {scan.key: ("worker_killed", sentence)}
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that start afresh; at most `workers`, 0 for one per core."""
+    workers = workers or len(os.sched_getaffinity(0))
+    # Not forked: JAX and grain have threads, which a fork would leave behind with their locks.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+
+
+def prepare_chunk(
+    scans: Sequence[Scan], settings: CacheSettings, folder: epath.Path
+) -> dict[str, Reason]:
+    """Writes one shard; returns why a scan is not in it, by key.
+
+    Raises:
+        NotWritable: the cache cannot be written.
+    """
+    records, failed = [], {}
+    for scan in scans:
+        try:
+            records.append(_prepare_scan(scan, settings))
+        except RTSamError as error:
+            failed[scan.key] = (error.code, str(error))
+        except Exception as error:  # a fault of ours or of memory: named, and the rest goes on
+            traceback.print_exc()
+            sentence = (
+                f"{scan.source.image} could not be prepared ({type(error).__name__}: {error}); see "
+                "the trace above, and report it."
+            )
+            failed[scan.key] = ("unexpected", sentence)
+    if records:
+        write_shard(folder, records)
+    return failed
+
+
+def _prepare_scan(scan: Scan, settings: CacheSettings) -> tuple[bytes, dict[str, Any]]:
+    name = ", ".join(scan.cases)
+    whole = preprocess_scan(scan.source, settings.spec, name=name)
+    labels: list[np.ndarray | None] = []
+    failures: dict[int, Reason] = {}
+    for at, (path, value) in enumerate(scan.views):
+        try:
+            labels.append(_label((path, value), whole.grid, _case_of(scan, at)))
+        except RTSamError as error:
+            labels.append(None)
+            failures[at] = (error.code, str(error))
+    content, counts = encode(
+        whole, labels, size=settings.size, reach=settings.reach, dtype=settings.dtype
+    )
+    views = [
+        {"failure": failures[at]} if at in failures else count for at, count in enumerate(counts)
+    ]
+    about = {
+        "shape": list(whole.grid.shape),
+        "mean": whole.mean,
+        "std": whole.std,
+        "dmax": whole.dmax,
+        "threshold_gy": whole.threshold_gy,
+        "fraction_outside_dose": whole.fraction_outside_dose,
+    }
+    return content, {"key": scan.key, "views": views, "about": about}
+
+
+def _label(view: View, grid: Grid, name: str) -> np.ndarray | None:
+    path, value = view
+    return None if path is None else label_to_grid(read_label(path, value), grid, name=name)
+
+
+def _case_of(scan: Scan, view: int) -> str:
+    return scan.cases[scan.view_of.index(view)]
+
+
+class Progress:
+    """A bar on a terminal, a line per tenth elsewhere."""
+
+    def __init__(self, total: int, what: str = "prepared"):
+        self._total, self._what, self._done, self._said = total, what, 0, 0
+        self._bar = tqdm(total=total, desc=what, unit=" cases", disable=not sys.stderr.isatty())
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def add(self, cases: int) -> None:
+        self._done += cases
+        self._bar.update(cases)
+        tenth = 10 * self._done // max(1, self._total)
+        if self._bar.disable and tenth > self._said:
+            self._said = tenth
+            print(f"{self._what} {self._done}/{self._total} cases", flush=True)

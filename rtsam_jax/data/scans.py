@@ -1,0 +1,165 @@
+"""Scans: what cases share, and a key of everything that a prepared one depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.augment import margin
+from rtsam_jax.data.cases import Case
+from rtsam_jax.data.failure import Failure
+from rtsam_jax.data.nifti import read_volume
+from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, preprocess
+from rtsam_jax.errors import RTSamError
+
+# Part of every key: raise it where the same files and settings would give another record.
+FORMAT = 1
+
+View = tuple[Path | None, int | None]  # a label file and the value that is inside
+
+
+class ScanSource(NamedTuple):
+    """What cases of one scan share, so that it is preprocessed once."""
+
+    image: Path
+    dose: Path | None
+    modality: str  # "CT" | "MR"
+    prescription_gy: float | None  # the record's, where the ROI depends on it
+
+
+def scan_source(case: Case, modality: Mapping[str, str], spec: PreprocessSpec) -> ScanSource:
+    """The scan of a case.
+
+    Args:
+        modality: by task.
+    """
+    value = case.record.get("prescription_gy") if spec.threshold == "prescription" else None
+    prescription = None if value is None else float(value)
+    return ScanSource(case.image, case.dose, modality[case.task], prescription)
+
+
+def preprocess_scan(scan: ScanSource, spec: PreprocessSpec, *, name: str) -> Preprocessed:
+    """Reads image and dose and brings them to the model grid; no label is touched.
+
+    Args:
+        name: of the case or cases, for errors.
+    """
+    image = read_volume(scan.image, what="image")
+    dose = None if scan.dose is None else read_volume(scan.dose, what="dose")
+    return preprocess(
+        image, dose, scan.modality, spec, name=name, prescription_gy=scan.prescription_gy
+    )
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """What a prepared record depends on besides its files."""
+
+    spec: PreprocessSpec
+    source: str  # config.dose.source
+    size: int  # edge of the model's crop in voxels
+    reach: int  # voxels that jitter and affine may go beyond it
+    dtype: str  # of the image on disk
+
+    @classmethod
+    def from_config(cls, cfg: ExperimentConfig, size: int) -> CacheSettings:
+        """Takes the fields from `cfg.data`, `cfg.dose` and `cfg.augment`."""
+        return cls(
+            spec=PreprocessSpec.from_config(cfg),
+            source=cfg.dose.source,
+            size=size,
+            reach=cfg.data.jitter + margin(cfg.augment, size),
+            dtype=cfg.data.cache_dtype,
+        )
+
+    def to_json(self) -> str:
+        """For people, and for the name of the folder."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, sort_keys=True)
+
+    @property
+    def digest(self) -> str:
+        """Of the settings and the format."""
+        return _sha256(self.to_json())
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One image with its dose, and every label that cases have on it."""
+
+    key: str  # of settings, contents, modality
+    source: ScanSource
+    views: tuple[View, ...]  # distinct, sorted by content
+    cases: tuple[str, ...]  # ids
+    view_of: tuple[int, ...]  # by case: which view is its own
+
+
+def group_scans(
+    cases: Sequence[Case],
+    modality: Mapping[str, str],
+    settings: CacheSettings,
+    digests: Mapping[Path, str | RTSamError],
+) -> tuple[list[Scan], list[Failure]]:
+    """Groups cases that share image, dose, modality and, where it matters, prescription.
+
+    Args:
+        modality: by task.
+        digests: of every file of every case; a case with an unreadable one becomes a failure.
+    """
+    groups: dict[ScanSource, list[Case]] = {}
+    failures = []
+    for case in cases:
+        if error := _unreadable(case, digests):
+            failures.append(Failure(case.id, error.code, str(error)))
+            continue
+        groups.setdefault(scan_source(case, modality, settings.spec), []).append(case)
+    scans = []
+    for source, members in groups.items():
+
+        def content(view: View) -> tuple[str, int]:
+            path, value = view
+            return ("" if path is None else str(digests[path]), value or 0)
+
+        views = sorted({(case.label, case.label_value) for case in members}, key=content)
+        parts = {
+            "settings": settings.digest,
+            "image": digests[source.image],
+            "dose": None if source.dose is None else digests[source.dose],
+            "modality": source.modality,
+            "prescription_gy": source.prescription_gy,
+            "views": [content(view) for view in views],
+        }
+        place = {view: at for at, view in enumerate(views)}
+        scans.append(
+            Scan(
+                key=_sha256(json.dumps(parts, sort_keys=True)),
+                source=source,
+                views=tuple(views),
+                cases=tuple(case.id for case in members),
+                view_of=tuple(place[case.label, case.label_value] for case in members),
+            )
+        )
+    return scans, failures
+
+
+def _unreadable(case: Case, digests: Mapping[Path, str | RTSamError]) -> RTSamError | None:
+    """Why a case's files have no key, in the words of the reader of volumes if it finds them."""
+    for what in ("image", "dose", "label"):
+        path = getattr(case, what)
+        if path is None or not isinstance(error := digests[path], RTSamError):
+            continue
+        try:
+            read_volume(path, what=what)
+        except RTSamError as said:
+            return said
+        return error
+    return None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,141 @@
+"""`python -m rtsam_jax.prepare [DATASET] --config configs/NAME.py [--report]`.
+
+Brings every case of a dataset to the model grid once, so that training only reads. What is there
+already, for the same files and settings, is kept; a case that fails is listed and stops no other.
+`--report` also writes report.html: a row per case with three planes, intensities and warnings.
+`DATASET` stands for `--config.data.dataset=DATASET`; any other field is set as in rtsam_jax.train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from pathlib import Path
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.cases import Case, Dataset
+from rtsam_jax.data.failure import Failure
+from rtsam_jax.data.prepare import Prepared, Progress, prepare_cases, process_pool
+from rtsam_jax.data.scans import CacheSettings
+from rtsam_jax.data.selection import load_chosen
+from rtsam_jax.data.whole_file import is_remote
+from rtsam_jax.errors import CasesFailed, RTSamError, run_command
+from rtsam_jax.flags import parse_config
+from rtsam_jax.models.presets import get_spec
+from rtsam_jax.report.case_view import CaseView, view_case
+from rtsam_jax.report.cases_html import write_cases_report
+from rtsam_jax.report.tables import failure_table
+from rtsam_jax.training.run import cache_folder
+
+_NAMED = 5  # cases that a line names
+
+
+def run(cfg: ExperimentConfig, *, report: bool = False) -> Prepared:
+    """Everything the command does, for a validated config.
+
+    Raises:
+        CasesFailed: some cases cannot be used; the others are prepared.
+        NotWritable: the cache cannot be written.
+    """
+    dataset, tasks = load_chosen(cfg)
+    cases = [case for case in dataset.cases if case.task in tasks]
+    modality = {task.name: task.modality for task in dataset.tasks}
+    settings = CacheSettings.from_config(cfg, get_spec(cfg.model.preset).image_size)
+    cache, workers = cache_folder(cfg), cfg.data.prepare_workers
+    prepared = prepare_cases(cases, modality, settings, cache, workers)
+    failures = list(prepared.failures)
+    if report:
+        path = Path(f"{dataset.name}_report.html" if is_remote(cache) else cache / "report.html")
+        usable = [case for case in cases if case.id in prepared.entries]
+        views, unseen = _views(usable, modality, settings, workers)
+        failures += unseen
+        _write_report(path, dataset, settings, views, failures)
+        print(f"report: {path}", flush=True)
+    print(_summary(prepared, cases), flush=True)
+    if failures:
+        print("\n" + failure_table(failures), flush=True)
+        raise CasesFailed(
+            f"{len(failures)} of {len(cases)} cases of {dataset.root} cannot be used, for the "
+            "reasons above; mend them and start the command again, which prepares only those."
+        )
+    return prepared
+
+
+def _views(
+    cases: Sequence[Case], modality: dict[str, str], settings: CacheSettings, workers: int
+) -> tuple[list[CaseView], list[Failure]]:
+    """What the report shows of each case, in their order, and which could not be drawn."""
+    found: dict[str, CaseView] = {}
+    failed: dict[str, Failure] = {}
+    with process_pool(workers) as pool, Progress(len(cases), "drawn") as progress:
+        futures = {
+            pool.submit(view_case, case, modality[case.task], settings.spec, settings.size): case.id
+            for case in cases
+        }
+        for future in as_completed(futures):
+            name = futures[future]
+            try:
+                found[name] = future.result()
+            except RTSamError as error:
+                failed[name] = Failure(name, error.code, str(error))
+            progress.add(1)
+    order = [case.id for case in cases]
+    return [found[i] for i in order if i in found], [failed[i] for i in order if i in failed]
+
+
+def _write_report(
+    path: Path,
+    dataset: Dataset,
+    settings: CacheSettings,
+    views: Sequence[CaseView],
+    failures: Sequence[Failure],
+) -> None:
+    spec = settings.spec
+    what = {
+        "dmax": f"{spec.tau:g} of Dmax",
+        "d2": f"{spec.tau:g} of D2%",
+        "prescription": f"{spec.tau:g} of the prescription",
+        "absolute": f"{spec.gy:g} Gy",
+    }[spec.threshold]
+    subtitle = (
+        f"{dataset.kind} data; model grid {spec.spacing_mm:g} mm, crops of {settings.size} voxels, "
+        f"high-dose region at {what}"
+    )
+    write_cases_report(path, title=dataset.name, subtitle=subtitle, views=views, failures=failures)
+
+
+def _summary(prepared: Prepared, cases: Sequence[Case]) -> str:
+    """Lines for the end of the command: how many, where, how large, what is incomplete."""
+    entries = {entry.key: entry for entry, _ in prepared.entries.values()}
+    size = sum({entry.shard: entry.bytes for entry in entries.values()}.values())
+    lines = [
+        f"{len(prepared.entries)} of {len(cases)} cases on {len(entries)} scans are prepared, "
+        f"{prepared.fresh} scans of them now: {size / 1e6:.0f} MB in {prepared.folder}"
+    ]
+    for part in ("dose", "label"):
+        lacking = [case.id for case in cases if part in case.missing]
+        if lacking:
+            more = ", ..." if len(lacking) > _NAMED else ""
+            lines.append(
+                f"incomplete, without {part}: {len(lacking)} ({', '.join(lacking[:_NAMED])}{more})"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("dataset", nargs="?")
+    parser.add_argument("--config")
+    parser.add_argument("--report", action="store_true")
+    known, overrides = parser.parse_known_args()
+    file = [f"--config={known.config}"] if known.config else []
+    dataset = [f"--config.data.dataset={known.dataset}"] if known.dataset else []
+    argv = [sys.argv[0], *file, *overrides, *dataset]
+    run(parse_config(argv, usage=__doc__ or ""), report=known.report)
+
+
+if __name__ == "__main__":
+    run_command(main)
