@@ -2,7 +2,9 @@
 
 Times the image encoder (one volume, float32) and the whole training step (frozen encoder, a first
 pass and 3 x 4 clicks) on synthetic data, in turn with the authors' PyTorch model in this process;
-and the augmentation of one volume, in turn with MONAI's transforms on the CPU.
+the augmentation of one volume, in turn with MONAI's transforms on the CPU; and whether training
+waits for its input. `--case scale` is not among `all`: it builds a simulated index of 22,000
+volumes and 143,000 masks, and measures start-up and memory.
 """
 
 from __future__ import annotations
@@ -13,17 +15,20 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 
+from rtsam_jax.benchmark.augmentation import CONFIG as AUGMENTATION
 from rtsam_jax.benchmark.augmentation import monai_augment, our_augment, source_volume
+from rtsam_jax.benchmark.input import InputTiming, time_input
 from rtsam_jax.benchmark.matrix_rate import matrix_rate
 from rtsam_jax.benchmark.ours import OurSide, synthetic_batch
 from rtsam_jax.benchmark.rival import RivalSide
+from rtsam_jax.benchmark.scale import ScaleTiming, measure_scale
 from rtsam_jax.benchmark.timing import Contender, Ratio, Timing, ratio, time_in_turn
 from rtsam_jax.config import ExperimentConfig, ModelConfig
 from rtsam_jax.errors import ConfigError, ExtraMissing, run_command
@@ -33,7 +38,8 @@ from rtsam_jax.report.tables import Table, render
 
 SCHEMA_VERSION = 1
 MODEL_CASES = ("encoder", "step")
-CASES = (*MODEL_CASES, "augment")
+CASES = (*MODEL_CASES, "augment")  # two sides each
+VOLUMES, MASKS = 22_000, 143_000  # of SAM-Med3D's training data
 RIVALS = ("auto", "medim", "monai", "none")
 
 Side = TypeVar("Side")
@@ -62,8 +68,7 @@ def run_bench(
         ConfigError: a preset `medim` does not have, or `medim` where JAX does not use the CPU.
         ExtraMissing: the rival named is not installed; "auto" then leaves it out, and says so.
     """
-    cfg = ExperimentConfig(batch_size=batch, model=ModelConfig(preset=preset))
-    cfg.prompt.task = "embedding"  # no language model is timed
+    cfg = _config(preset, batch)
     size = get_spec(preset).image_size
     model_sides = _model_sides(cfg, rival) if set(cases) & set(MODEL_CASES) else []
     results = []
@@ -81,6 +86,12 @@ def run_bench(
         compared = ratio(*timings) if len(timings) == 2 else None
         results.append(Result(case, volumes, timings, compared))
     return results
+
+
+def _config(preset: str, batch: int) -> ExperimentConfig:
+    cfg = ExperimentConfig(batch_size=batch, model=ModelConfig(preset=preset))
+    cfg.prompt.task = "embedding"  # no language model is timed
+    return cfg
 
 
 def _model_sides(cfg: ExperimentConfig, rival: str) -> list[OurSide | RivalSide]:
@@ -169,6 +180,40 @@ def ratio_table(results: Sequence[Result]) -> Table:
     )
 
 
+def input_table(timing: InputTiming) -> Table:
+    """One row: the input pipeline alone, and in front of a training step."""
+    header = (
+        "Batch", "Threads", "Record (MB)", "Reading (ms/volume)", "Step alone (ms)",
+        "Step fed (ms)", "Waiting for input",
+    )  # fmt: skip
+    return Table(
+        header,
+        (
+            (
+                timing.batch,
+                timing.threads,
+                f"{timing.record_mb:.1f}",
+                f"{timing.read_ms:.0f}",
+                f"{timing.step_ms:.0f}",
+                f"{timing.loop_ms:.0f}",
+                f"{timing.waited:.2%}",
+            ),
+        ),
+    )
+
+
+def scale_table(timing: ScaleTiming) -> Table:
+    """One row: start-up and memory of a process on the simulated index."""
+    header = (
+        "Volumes", "Masks", "Nominal (GB)", "dataset.json (s)", "Index (s)", "First batch (s)",
+        "Volumes/s", "RSS, imports (MB)", "RSS, first batch (MB)", "Peak RSS (MB)",
+    )  # fmt: skip
+    values = dataclasses.astuple(timing)
+    digits = (0, 0, 1, 1, 1, 2, 0, 0, 0, 0)
+    cells = (f"{value:.{places}f}" for value, places in zip(values, digits, strict=True))
+    return Table(header, (tuple(cells),))
+
+
 def describe_rate(results: Sequence[Result], rate: float) -> str:
     """How near the encoder comes to what a plain matrix product reaches.
 
@@ -187,7 +232,13 @@ def _scaled(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value / 1e9:.{digits}f}"
 
 
-def write_json(results: Sequence[Result], preset: str, rate: float, path: Path) -> None:
+def write_json(
+    results: Sequence[Result],
+    preset: str,
+    rate: float | None,
+    path: Path,
+    more: Mapping[str, InputTiming | ScaleTiming],
+) -> None:
     """Everything measured, with every single run; whole or not at all."""
     content = {
         "schema": SCHEMA_VERSION,
@@ -196,6 +247,7 @@ def write_json(results: Sequence[Result], preset: str, rate: float, path: Path) 
         "dtype": "float32",
         "matrix_flop_per_s": rate,
         "cases": [dataclasses.asdict(result) for result in results],
+        **{name: dataclasses.asdict(timing) for name, timing in more.items()},
     }
     with written_whole(path) as beside:
         beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -204,7 +256,7 @@ def write_json(results: Sequence[Result], preset: str, rate: float, path: Path) 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     parser = argparse.ArgumentParser(prog="python -m rtsam_jax.bench", description=__doc__)
-    parser.add_argument("--case", choices=(*CASES, "all"), default="all")
+    parser.add_argument("--case", choices=(*CASES, "input", "scale", "all"), default="all")
     parser.add_argument("--rounds", type=_positive, default=5, help="timed runs of each side")
     parser.add_argument("--batch", type=_positive, default=1, help="of the training step")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="vit_b_ori")
@@ -213,17 +265,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--json", type=Path, help="file to write every number to")
     arguments = parser.parse_args(argv)
-    cases = CASES if arguments.case == "all" else (arguments.case,)
+    asked = (*CASES, "input") if arguments.case == "all" else (arguments.case,)
+    cases = [case for case in asked if case in CASES]
     results = run_bench(cases, arguments.preset, arguments.batch, arguments.rounds, arguments.rival)
-    rate = matrix_rate(get_spec(arguments.preset))
     where = machine()
     print(f"{arguments.preset}, float32, {where['cpu']}, {where['threads']} threads\n")
-    print(render(time_table(results)))
-    if any(result.ratio for result in results):
-        print(render(ratio_table(results)))
-    print(describe_rate(results, rate))
+    rate = None
+    if results:
+        print(render(time_table(results)))
+        if any(result.ratio for result in results):
+            print(render(ratio_table(results)))
+    if set(cases) & set(MODEL_CASES):
+        rate = matrix_rate(get_spec(arguments.preset))
+        print(describe_rate(results, rate) + "\n")
+    more: dict[str, InputTiming | ScaleTiming] = {}
+    if "input" in asked:
+        cfg = _config(arguments.preset, arguments.batch)
+        cfg.augment = AUGMENTATION
+        more["input"] = fed = time_input(cfg, arguments.rounds)
+        print(render(input_table(fed)))
+    if "scale" in asked:
+        more["scale"] = scale = measure_scale(VOLUMES, MASKS)
+        print(render(scale_table(scale)))
     if arguments.json:
-        write_json(results, arguments.preset, rate, arguments.json)
+        write_json(results, arguments.preset, rate, arguments.json, more)
 
 
 def _positive(text: str) -> int:

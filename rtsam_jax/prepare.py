@@ -93,15 +93,16 @@ def _write_report(
     failures: Sequence[Failure],
 ) -> None:
     spec = settings.spec
-    what = {
+    level = {
         "dmax": f"{spec.tau:g} of Dmax",
         "d2": f"{spec.tau:g} of D2%",
         "prescription": f"{spec.tau:g} of the prescription",
         "absolute": f"{spec.gy:g} Gy",
     }[spec.threshold]
+    region = f"high-dose region at {level}" if settings.source == "dose" else "dose is not used"
     subtitle = (
         f"{dataset.kind} data; model grid {spec.spacing_mm:g} mm, crops of {settings.size} voxels, "
-        f"high-dose region at {what}"
+        f"{region}"
     )
     write_cases_report(path, title=dataset.name, subtitle=subtitle, views=views, failures=failures)
 

@@ -37,7 +37,9 @@ def test_the_command_prints_a_table_and_writes_every_number(
     cells = [[cell.strip() for cell in row] for row in rows]
     assert cells[0] == ["Case", "Batch", "Side"]
     batches = {"encoder": 1, "step": 2, "augment": 1}
-    assert cells[2:] == [[case, str(n), "rtsam_jax"] for case, n in batches.items()]
+    timed = [[case, str(n), "rtsam_jax"] for case, n in batches.items()]
+    assert cells[2:5] == timed
+    assert cells[5] == ["Batch", "Threads", "Record (MB)"] and cells[7][:2] == ["2", "2"]
 
     written = json.loads(path.read_text())
     assert written["matrix_flop_per_s"] > 0
@@ -48,6 +50,23 @@ def test_the_command_prints_a_table_and_writes_every_number(
         assert len(ours["seconds"]) == 2 and min(ours["seconds"]) > 0
         assert ours["compile_s"] > 0 and ours["first_s"] > 0
     assert written["cases"][0]["timings"][0]["hand_flop"] == encoder_flop(get_spec("test"))
+    fed = written["input"]
+    assert fed["batch"] == 2 and 0 <= fed["waited"] < 1
+    assert min(fed["record_mb"], fed["read_ms"], fed["step_ms"], fed["loop_ms"]) > 0
+
+
+def test_scale_measures_a_fresh_process_on_a_simulated_index(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "VOLUMES", 70)
+    monkeypatch.setattr(bench, "MASKS", 300)
+    bench.main(["--case", "scale", "--json", str(tmp_path / "bench.json")])
+    assert "| Volumes | Masks |" in capsys.readouterr().out
+    found = json.loads((tmp_path / "bench.json").read_text())["scale"]
+    assert (found["volumes"], found["masks"]) == (70, 300)
+    assert 0.1 < found["nominal_gb"] < 1
+    assert 0 < found["imported_mb"] < found["indexed_mb"] <= found["peak_mb"]
+    assert found["peak_mb"] < found["imported_mb"] + 500  # nothing is held
 
 
 def test_xla_counts_about_what_the_hand_counts() -> None:

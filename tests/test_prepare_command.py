@@ -78,6 +78,24 @@ def test_incomplete_cases_are_named_and_refused_in_training(place: Path) -> None
     assert training.stderr.splitlines()[-1].startswith("error[incomplete_case]: training case p0_")
 
 
+@pytest.mark.parametrize("source", ["label", "none"])
+def test_training_without_dose(place: Path, source: str) -> None:
+    path = place / "dataset" / "dataset.json"
+    document = json.loads(path.read_text())
+    for case in document["cases"]:
+        del case["dose"]
+    path.write_text(json.dumps(document))
+    options = [f"--config.dose.source={source}", "--config.evaluate=False"]
+    more = "--config.dose.box_jitter=2" if source == "label" else "--config.prompt.box=False"
+    result = run_module("train", "--config", "config.py", *options, more, cwd=place)
+    assert result.returncode == 0, result.stderr[-3000:]
+    losses = [json.loads(line) for line in (place / "runs/tiny/metrics.jsonl").open()]
+    assert len(losses) == 4 and all(line["truth_outside_roi"] == 0 for line in losses)
+    scored = run_module("train", "--config", "config.py", options[0], more, cwd=place)
+    assert scored.returncode == 2
+    assert "a box from the label gives the answer away" in scored.stderr
+
+
 def test_a_cache_that_cannot_be_written(place: Path) -> None:
     (place / "file").write_text("in the way")
     result = prepare(place, "--config.data.cache=file/cache")

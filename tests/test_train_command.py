@@ -28,7 +28,16 @@ STEPS, EVERY = 24, 5
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path:
     """A folder with a config file and an uninterrupted, evaluated run in `whole`."""
     folder = tmp_path_factory.mktemp("commands")
-    cfg = tiny_config(tiny_dataset, steps=STEPS, checkpoint_every=EVERY, log_every=8)
+    cfg = tiny_config(
+        tiny_dataset,
+        steps=STEPS,
+        checkpoint_every=EVERY,
+        log_every=8,
+        data__balance="task",
+        augment__flip_axes=(0, 1),
+        augment__affine=0.5,
+        augment__noise=0.5,
+    )
     write_config_file(folder / "config.py", cfg)
     result = train(folder, "whole")
     assert result.returncode == 0, result.stderr[-3000:]

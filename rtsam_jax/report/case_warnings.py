@@ -40,7 +40,7 @@ def warnings_of(facts: CaseFacts) -> tuple[str, ...]:
 
 
 _NO_DOSE = ("There is no dose, and so no dose box; what needs one leaves the case out.",)
-_NO_LABEL = ("There is no label; the case can be predicted, but not trained on or scored.",)
+_NO_LABEL = ("There is no label; the case cannot be trained on or scored.",)
 
 
 def looks_like_hu(facts: CaseFacts) -> bool:

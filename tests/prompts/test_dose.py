@@ -24,6 +24,7 @@ from rtsam_jax.prompts.dose import (
     dmax,
     dose_level,
     grown,
+    jitter_box,
     largest_component,
     near_maximum,
     roi_on_grid,
@@ -327,3 +328,26 @@ def test_a_turned_dose_grid_gives_the_same_region() -> None:
     moved = roi_of(turned, affine @ move, (16, 16, 16), grid, tau=0.6)
     assert straight.any()
     np.testing.assert_array_equal(moved, straight)
+
+
+@given(voxels=st.integers(0, 9), seed=st.integers(0, 999))
+@settings(max_examples=20, deadline=None)
+def test_a_jittered_box_stays_a_box_near_the_one_it_was(voxels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = 16
+    box = np.sort(rng.integers(0, size, (5, 2, 3)), axis=1).astype(np.float32)
+    key = jax.random.key(seed)
+    moved = np.asarray(jitter_box(jnp.asarray(box), key, voxels, size))
+    assert (moved[:, 0] <= moved[:, 1]).all() and 0 <= moved.min() and moved.max() <= size - 1
+    assert np.array_equal(moved, np.round(moved)) and abs(moved - box).max() <= voxels
+    alone = jitter_box(jnp.asarray(box[:1]), key, 0, size)
+    np.testing.assert_array_equal(alone, box[:1])
+
+
+def test_every_side_of_a_box_is_moved_by_a_draw_of_its_own() -> None:
+    box = jnp.tile(jnp.array([[8.0] * 3, [24.0] * 3]), (200, 1, 1))
+    moved = np.asarray(jitter_box(box, jax.random.key(0), 2, 32)) - np.asarray(box)
+    shifts = moved.reshape(200, 6).astype(int)
+    assert {*shifts.ravel()} == {-2, -1, 0, 1, 2}
+    assert len({tuple(row) for row in shifts}) > 150
+    assert abs(np.corrcoef(shifts.T) - np.eye(6)).max() < 0.25

@@ -368,7 +368,7 @@ SUSPICIOUS: list[tuple[dict, str]] = [
     ({"dose": None}, "There is no dose, and so no dose box; what needs one leaves the case out."),
     (
         {"label": None},
-        "There is no label; the case can be predicted, but not trained on or scored.",
+        "There is no label; the case cannot be trained on or scored.",
     ),
 ]
 

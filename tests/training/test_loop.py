@@ -19,7 +19,7 @@ from rtsam_jax.data.pipeline import batches_from
 from rtsam_jax.errors import TrainingDiverged
 from rtsam_jax.training import loop
 from rtsam_jax.training.checkpoint import RunCheckpoints
-from rtsam_jax.training.loop import MetricsLog, train
+from rtsam_jax.training.loop import MetricsLog, prefetch, train
 from rtsam_jax.training.state import Built, TrainState
 from rtsam_jax.training.step import StepMetrics, make_train_step
 from tests.training.conftest import Training
@@ -191,3 +191,21 @@ def test_with_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_time_left(seconds: float, text: str) -> None:
     assert loop._clock(seconds) == text
+
+
+def test_two_batches_lie_on_the_device_ahead_of_the_one_in_use(training: Training) -> None:
+    dataset, taken = training.batches(), []
+
+    def host():
+        for at in range(5):
+            taken.append(at)
+            yield dataset[at]
+
+    found = []
+    for at, (ids, batch, waited) in enumerate(prefetch(host(), training.mesh)):
+        assert len(taken) == min(at + 2, 5) and waited >= 0
+        assert isinstance(batch.image, jax.Array) and isinstance(ids, np.ndarray)
+        np.testing.assert_array_equal(batch.case_id, ids)
+        np.testing.assert_array_equal(batch.image, dataset[at].image)
+        found.append(at)
+    assert found == [0, 1, 2, 3, 4]
