@@ -52,11 +52,25 @@ def crop_origins(box: np.ndarray, size: int, overlap: float = 0.5) -> np.ndarray
 
 
 def extract(
-    array: np.ndarray, origin: Sequence[int] | np.ndarray, size: int, fill: float
+    array: np.ndarray,
+    origin: Sequence[int] | np.ndarray,
+    size: int,
+    fill: float,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Cuts [size, size, size] out of [X, Y, Z]; voxels outside the volume get `fill`."""
-    crop = np.full((size,) * 3, fill, array.dtype)
+    """Cuts [size, size, size] out of [X, Y, Z]; voxels outside the volume get `fill`.
+
+    Args:
+      array: any real type.
+      origin: of the crop.
+      size: its edge.
+      fill: where the volume has ended.
+      out: where to write the crop, of any real type; a new array of `array`'s if None.
+    """
+    crop = np.empty((size,) * 3, array.dtype) if out is None else out
     inside, outside = _overlap(origin, size, array.shape)
+    if any(part.stop - part.start < size for part in inside):
+        crop[...] = fill
     crop[inside] = array[outside]
     return crop
 

@@ -20,12 +20,15 @@ from rtsam_jax.prompts.dose import box_corners
 
 Box = np.ndarray  # int (2, 3), inclusive corners
 
+# A record: the header's length, the header, zeros up to a multiple of the alignment, the image.
+_LENGTH, _ALIGNMENT = 8, 64  # bytes
+
 
 @dataclass(frozen=True)
 class Neighbourhood:
     """A case around its box, crop, jitter and affine margin included."""
 
-    image: np.ndarray  # [X, Y, Z] float32 or float16, normalised
+    image: np.ndarray  # [X, Y, Z] float32 or float16, normalised; read-only
     roi: np.ndarray  # [X, Y, Z] uint8
     label: np.ndarray  # [X, Y, Z] uint8
     origins: np.ndarray  # [n, 3] int, the crops that prediction would take
@@ -68,17 +71,20 @@ def encode(
     low = np.maximum(every.min(0) - reach, 0)
     high = np.minimum(every.max(0) + size + reach, scan.image.shape)
     window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    record: dict[str, Any] = {
-        "image": np.ascontiguousarray(scan.image[window], dtype),
+    image = np.ascontiguousarray(scan.image[window], dtype)
+    about: dict[str, Any] = {
+        "shape": list(image.shape),
+        "dtype": dtype,
         "background": scan.background,
         "roi": None if scan.roi is None else _pack(scan.roi[window]),
         "labels": [None if label is None else _pack(label[window]) for label in labels],
         "boxes": [anchor - low for anchor in anchors],
         "origins": [origin - low for origin in origins],
     }
-    return serialization.msgpack_serialize(record), [
-        _counts(label, scan.roi, window) for label in labels
-    ]
+    header = serialization.msgpack_serialize(about)
+    start = len(header).to_bytes(_LENGTH, "little") + header
+    content = start + bytes(-len(start) % _ALIGNMENT) + image.tobytes()
+    return content, [_counts(label, scan.roi, window) for label in labels]
 
 
 def decode(content: bytes, view: int, task_id: int, source: str) -> Neighbourhood:
@@ -91,9 +97,12 @@ def decode(content: bytes, view: int, task_id: int, source: str) -> Neighbourhoo
         source: config.dose.source: "dose", or where the ROI comes from without one: "label", the
             label's box filled; "none", everywhere.
     """
-    record = serialization.msgpack_restore(content)
-    image, label = record["image"], record["labels"][view]
-    shape = image.shape
+    end = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+    record = serialization.msgpack_restore(content[_LENGTH:end])
+    label, shape = record["labels"][view], tuple(record["shape"])
+    # Seen in place, not copied: it is large, and read for every crop.
+    start = end + -end % _ALIGNMENT
+    image = np.frombuffer(content, record["dtype"], offset=start).reshape(shape)
     if source == "dose":
         roi = np.zeros(shape, np.uint8) if record["roi"] is None else _unpack(record["roi"], shape)
     elif source == "label":

@@ -7,7 +7,6 @@ seen, whatever the number of processes before and after.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +18,8 @@ from rtsam_jax.data.crops import extract
 from rtsam_jax.data.neighbourhood import Neighbourhood
 from rtsam_jax.data.sample import Sample
 from rtsam_jax.errors import ConfigError
+
+_ENDLESS = 2**48  # batches; grain counts lengths in doubles
 
 
 class PromptIds(NamedTuple):
@@ -41,26 +42,33 @@ class Share:
     count: int = 1
 
 
-def crop(
-    case: Neighbourhood,
-    case_id: int,
-    told: tuple[int, int],
-    origin: np.ndarray,
-    size: int,
-) -> Sample:
-    """One crop at `origin` (voxels of the neighbourhood; may reach beyond it).
+class Plan(NamedTuple):
+    """What a row of a batch will be, drawn before anything is read."""
 
-    Args:
-        told: text id, and mirrored text id or -1.
-    """
-    return Sample(
-        image=extract(case.image, origin, size, case.background)[..., None].astype(np.float32),
-        label=extract(case.label, origin, size, 0),
-        roi=extract(case.roi, origin, size, 0),
-        text_id=np.int32(told[0]),
-        mirrored_text_id=np.int32(told[1]),
-        case_id=np.int32(case_id),
+    case_id: int
+    part: float  # from 0 to below 1: which of the case's origins
+    shift: np.ndarray  # [3] int, voxels
+    told: tuple[int, int]  # text id, and mirrored text id or -1
+
+
+def read_rows(cases: Sequence[Neighbourhood], plans: Sequence[Plan], size: int) -> Sample:
+    """Crops of edge `size`, written where they stay: a copy less than stacking them."""
+    shape = (len(plans), size, size, size)
+    batch = Sample(
+        image=np.empty((*shape, 1), np.float32),
+        label=np.empty(shape, np.uint8),
+        roi=np.empty(shape, np.uint8),
+        text_id=np.array([plan.told[0] for plan in plans], np.int32),
+        mirrored_text_id=np.array([plan.told[1] for plan in plans], np.int32),
+        case_id=np.array([plan.case_id for plan in plans], np.int32),
     )
+    for row, plan in enumerate(plans):
+        case = cases[plan.case_id]
+        origin = case.origins[int(plan.part * len(case.origins))] + plan.shift
+        extract(case.image, origin, size, case.background, batch.image[row, ..., 0])
+        extract(case.label, origin, size, 0, batch.label[row])
+        extract(case.roi, origin, size, 0, batch.roi[row])
+    return batch
 
 
 def case_order(tasks: Sequence[int] | np.ndarray, seed: int, *, balanced: bool) -> grain.MapDataset:
@@ -119,25 +127,25 @@ def training_batches(
             "a multiple of them."
         )
 
-    def draw(case_id: int, rng: np.random.Generator) -> Sample:
-        case, told = cases[case_id], prompts[case_id]
-        origin = case.origins[rng.integers(len(case.origins))]
-        origin = origin + rng.integers(-jitter, jitter + 1, size=3) - margin
+    def plan(case_id: int, rng: np.random.Generator) -> Plan:
+        told = prompts[case_id]
         wording = rng.integers(1, len(told.ids))
         chosen = 0 if rng.random() < record_dropout else wording
         mirrored = -1 if told.mirrored is None else int(told.mirrored[chosen])
-        return crop(case, case_id, (int(told.ids[chosen]), mirrored), origin, size + 2 * margin)
+        shift = rng.integers(-jitter, jitter + 1, size=3) - margin
+        return Plan(case_id, rng.random(), shift, (int(told.ids[chosen]), mirrored))
 
     tasks = np.zeros(len(cases)) if balanced_tasks is None else balanced_tasks
     order = case_order(tasks, seed, balanced=balanced_tasks is not None)
-    samples = order.seed(seed).random_map(draw)
+    plans = order.seed(seed).random_map(plan)
     rows = batch_size // share.count
 
-    def of_this_process(at: int) -> Sample:
-        batch, row = divmod(at, rows)
-        return samples[batch * batch_size + share.index * rows + row]
+    def batch(number: int) -> Sample:
+        first = number * batch_size + share.index * rows
+        mine = [plans[at] for at in range(first, first + rows)]
+        return read_rows(cases, mine, size + 2 * margin)
 
-    return grain.MapDataset.range(sys.maxsize // batch_size).map(of_this_process).batch(rows)
+    return grain.MapDataset.range(_ENDLESS).map(batch)
 
 
 def batches_from(

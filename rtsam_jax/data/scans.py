@@ -19,7 +19,7 @@ from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, preprocess
 from rtsam_jax.errors import RTSamError
 
 # Part of every key: raise it where the same files and settings would give another record.
-FORMAT = 1
+FORMAT = 2
 
 View = tuple[Path | None, int | None]  # a label file and the value that is inside
 

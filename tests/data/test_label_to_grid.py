@@ -13,17 +13,7 @@ from scipy import ndimage
 from rtsam_jax.data.nifti import Volume, read_label, read_volume
 from rtsam_jax.data.preprocess import Grid, label_to_grid, model_grid, require_coverage
 from rtsam_jax.errors import LabelNotCovering, NoOverlap
-
-
-def oblique(spacing: tuple[float, float, float]) -> np.ndarray:
-    angle = 0.3
-    turn = np.array(
-        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]]
-    )
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag(spacing)
-    affine[:3, 3] = (-12.0, 30.5, 4.0)
-    return affine
+from tests.data.affines import oblique
 
 
 @settings(deadline=None, max_examples=30)

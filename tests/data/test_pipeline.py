@@ -10,13 +10,15 @@ import pytest
 
 from rtsam_jax.data.neighbourhood import Neighbourhood
 from rtsam_jax.data.pipeline import (
+    Plan,
     PromptIds,
     Share,
     batches_from,
     case_order,
-    crop,
+    read_rows,
     training_batches,
 )
+from rtsam_jax.data.sample import Sample
 from rtsam_jax.errors import ConfigError
 
 grain.config.update("py_debug_mode", False)
@@ -57,6 +59,13 @@ def test_iterating_from_anywhere_equals_random_access(start: int) -> None:
     assert same(again[start], dataset[start])  # whatever was read in between
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_run_of_any_length_has_batches(batch: int) -> None:
+    far = 10**9
+    (found,) = batches_from(batches_of(FIVE, batch), far, far + 1)
+    assert found.image.shape[0] == batch
+
+
 def test_nothing_left_to_take() -> None:
     assert list(batches_from(batches_of(FIVE), 7, 7)) == []
 
@@ -67,7 +76,7 @@ def test_seed_and_index_change_the_batch() -> None:
     assert not same(a[0], a[5])  # five batches of two are two epochs
 
 
-@pytest.mark.parametrize(("count", "batch"), [(5, 2), (4, 4), (3, 5), (1, 2)])
+@pytest.mark.parametrize(("count", "batch"), [(5, 2), (4, 4), (3, 5), (1, 2), (3, 1)])
 def test_every_epoch_takes_each_case_once(count: int, batch: int) -> None:
     dataset = batches_of(FIVE[:count], batch)
     epochs = 6
@@ -102,11 +111,13 @@ def test_image_roi_and_label_move_together_and_within_the_jitter() -> None:
 
 def test_no_jitter_is_the_crop_of_prediction() -> None:
     batch = batches_of([FIVE[0]], 1, jitter=0)[0]
-    assert same([x[0] for x in batch], crop(FIVE[0], 0, (0, 7), FIVE[0].origins[0], 8))
+    assert same(batch, read_rows(FIVE, [Plan(0, 0.0, np.zeros(3, int), (0, 7))], 8))
 
 
 def test_beyond_the_volume_lies_background() -> None:
-    sample = crop(FIVE[0], 0, (0, -1), np.array([-2, 3, 12]), 8)
+    shift = np.array([-2, 3, 12]) - FIVE[0].origins[0]
+    batch = read_rows(FIVE, [Plan(0, 0.0, shift, (0, -1))], 8)
+    sample = Sample(*[part[0] for part in batch])
     assert (sample.image[:2] == -5).all() and (sample.image[..., 4:, 0] == -5).all()
     assert (sample.label[:2] == 0).all() and (sample.roi[..., 4:] == 0).all()
     assert (sample.image[2:, :, :4] > 0).all()

@@ -28,19 +28,9 @@ from rtsam_jax.errors import (
     VolumeError,
     ZeroDose,
 )
+from tests.data.affines import oblique
 
 SPEC = PreprocessSpec(spacing_mm=1.0, tau=0.5)
-
-
-def oblique(spacing: tuple[float, float, float]) -> np.ndarray:
-    angle = 0.3
-    turn = np.array(
-        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]]
-    )
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag(spacing)
-    affine[:3, 3] = (-12.0, 30.5, 4.0)
-    return affine
 
 
 def linear_field(shape: tuple[int, int, int], affine: np.ndarray, slope: np.ndarray) -> np.ndarray:
