@@ -16,6 +16,8 @@ from scipy import ndimage
 # the last digit and linear interpolation would no longer be exact; 1e-6 over 512 voxels is 5e-4.
 _SNAP_MATRIX = 1e-6
 _SNAP_OFFSET = 1e-4  # voxels
+# Where an interpolated mask is cut: weights of thirds miss one half by rounding.
+HALF = 0.5 - 1e-5
 _EDGE = 1e-3  # voxels; keeps rounding from cutting off an edge voxel
 
 

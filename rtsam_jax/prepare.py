@@ -9,15 +9,23 @@ already, for the same files and settings, is kept; a case that fails is listed a
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
-from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case, Dataset
 from rtsam_jax.data.failure import Failure
-from rtsam_jax.data.prepare import Prepared, Progress, prepare_cases, process_pool
+from rtsam_jax.data.prepare import (
+    Prepared,
+    Progress,
+    in_processes,
+    killed_sentence,
+    prepare_cases,
+)
 from rtsam_jax.data.scans import CacheSettings
 from rtsam_jax.data.selection import load_chosen
 from rtsam_jax.data.whole_file import is_remote
@@ -27,7 +35,6 @@ from rtsam_jax.models.presets import get_spec
 from rtsam_jax.report.case_view import CaseView, view_case
 from rtsam_jax.report.cases_html import write_cases_report
 from rtsam_jax.report.tables import failure_table
-from rtsam_jax.training.run import cache_folder
 
 _NAMED = 5  # cases that a line names
 
@@ -43,11 +50,13 @@ def run(cfg: ExperimentConfig, *, report: bool = False) -> Prepared:
     cases = [case for case in dataset.cases if case.task in tasks]
     modality = {task.name: task.modality for task in dataset.tasks}
     settings = CacheSettings.from_config(cfg, get_spec(cfg.model.preset).image_size)
-    cache, workers = cache_folder(cfg), cfg.data.prepare_workers
+    cache, workers = cache_root(cfg), cfg.data.prepare_workers
     prepared = prepare_cases(cases, modality, settings, cache, workers)
     failures = list(prepared.failures)
     if report:
-        path = Path(f"{dataset.name}_report.html" if is_remote(cache) else cache / "report.html")
+        path = Path(
+            f"{dataset.root.name}_report.html" if is_remote(cache) else cache / "report.html"
+        )
         usable = [case for case in cases if case.id in prepared.entries]
         views, unseen = _views(usable, modality, settings, workers)
         failures += unseen
@@ -69,20 +78,30 @@ def _views(
     """What the report shows of each case, in their order, and which could not be drawn."""
     found: dict[str, CaseView] = {}
     failed: dict[str, Failure] = {}
-    with process_pool(workers) as pool, Progress(len(cases), "drawn") as progress:
-        futures = {
-            pool.submit(view_case, case, modality[case.task], settings.spec, settings.size): case.id
-            for case in cases
-        }
-        for future in as_completed(futures):
-            name = futures[future]
-            try:
-                found[name] = future.result()
-            except RTSamError as error:
-                failed[name] = Failure(name, error.code, str(error))
+    with Progress(len(cases), "drawn") as progress:
+        for case, view in in_processes(_view, cases, modality, settings, workers=workers):
+            if isinstance(view, CaseView):
+                found[case.id] = view
+            else:
+                failed[case.id] = _failure(case, view)
             progress.add(1)
     order = [case.id for case in cases]
     return [found[i] for i in order if i in found], [failed[i] for i in order if i in failed]
+
+
+def _view(case: Case, modality: dict[str, str], settings: CacheSettings) -> CaseView:
+    if settings.source != "dose":  # it may be unusable, and nobody uses it
+        case = dataclasses.replace(case, dose=None)
+    return view_case(case, modality[case.task], settings.spec, settings.size)
+
+
+def _failure(case: Case, error: Exception) -> Failure:
+    if isinstance(error, RTSamError):
+        return Failure(case.id, error.code, str(error))
+    if isinstance(error, BrokenProcessPool):
+        return Failure(case.id, "worker_killed", killed_sentence(case.image))
+    sentence = f"{case.image} could not be drawn ({type(error).__name__}: {error}); report it."
+    return Failure(case.id, "unexpected", sentence)
 
 
 def _write_report(

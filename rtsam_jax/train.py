@@ -16,6 +16,7 @@ from flax import nnx
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.augment import margin
+from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.pipeline import Share, batches_from, training_batches
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import load_run_data
@@ -36,7 +37,6 @@ from rtsam_jax.training.checkpoint import (
 )
 from rtsam_jax.training.loop import train
 from rtsam_jax.training.run import (
-    cache_folder,
     environment,
     fingerprints,
     has_steps,
@@ -68,7 +68,7 @@ def run(cfg: ExperimentConfig) -> Built:
         constants=prompts.constants(),
     )
     texts = jax.device_put(prompts.table, replicated(mesh))
-    with open_run_folder(cfg, fingerprints(data.train, cache_folder(cfg))) as folder:
+    with open_run_folder(cfg, fingerprints(data.train, cache_root(cfg))) as folder:
         if has_steps(folder) and (folder / "model.json").exists():
             check_tasks(folder, data.tasks)
             check_language_model(folder, prompts.language_model)

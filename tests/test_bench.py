@@ -66,7 +66,8 @@ def test_scale_measures_a_fresh_process_on_a_simulated_index(
     assert (found["volumes"], found["masks"]) == (70, 300)
     assert 0.1 < found["nominal_gb"] < 1
     assert 0 < found["imported_mb"] < found["indexed_mb"] <= found["peak_mb"]
-    assert found["peak_mb"] < found["imported_mb"] + 500  # nothing is held
+    # Of 70 records of 1.8 MB, those that are read ahead.
+    assert found["peak_mb"] - found["imported_mb"] < 0.8 * 1e3 * found["nominal_gb"]
 
 
 def test_xla_counts_about_what_the_hand_counts() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -154,6 +153,21 @@ def slow_place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def children_of(process: int) -> set[int]:
+    try:
+        text = Path(f"/proc/{process}/task/{process}/children").read_text()
+    except OSError:
+        return set()
+    return {int(child) for child in text.split()}
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def indices(cache: Path) -> set[Path]:
     return {path for path in cache.glob("*/*.json") if path.name != "settings.json"}
 
@@ -184,15 +198,20 @@ def test_kill_and_resume_gives_what_an_uninterrupted_run_gives(
             env=command_environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
         )
+        children: set[int] = set()
         deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
+            children |= children_of(process.pid)
             if len(indices(cache)) >= least:
-                os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
                 break
             time.sleep(0.001)
         assert process.wait() == -signal.SIGKILL
+        while any(map(alive, children)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not any(map(alive, children))  # its processes end with it
+        assert bool(children) == (workers > 1)
         assert 0 < len(entries(cache)) < SCANS
         for path in indices(cache):  # what is named is whole
             index = json.loads(path.read_text())
@@ -215,3 +234,19 @@ def test_kill_and_resume_gives_what_an_uninterrupted_run_gives(
         assert training.returncode == 0, training.stderr[-3000:]
         runs.append((slow_place / f"run_{name}" / "metrics.jsonl").read_text())
     assert runs[0] == runs[1] and runs[0].count("\n") == 4
+
+
+def test_two_commands_at_once_share_the_work(slow_place: Path) -> None:
+    command = [sys.executable, "-m", "rtsam_jax.prepare", "--config", "config.py"]
+    started = [
+        subprocess.Popen(
+            command, cwd=slow_place, env=command_environment(), stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    texts = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    fresh = [int(text.split(" are prepared, ")[1].split()[0]) for text in texts]
+    assert sum(fresh) == SCANS  # none was prepared twice
+    assert sum("waiting for another command" in text for text in texts) <= 1
+    assert len(entries(slow_place / "dataset" / "prepared")) == SCANS

@@ -106,9 +106,7 @@ def _build(root: Path, volumes: int, masks: int) -> int:
             for at in range(masks)
         ],
     )
-    old = time.time() - 60  # files that have just changed are not remembered
-    for path in root.glob("[vm]*.nii"):
-        os.utime(path, (old, old))
+    time.sleep(3)  # files that have just changed are not remembered
     cases = load_dataset(root).cases
     cache = epath.Path(root / "prepared")
     folder = settings_folder(cache, SETTINGS)
@@ -119,13 +117,12 @@ def _build(root: Path, volumes: int, masks: int) -> int:
     template = Path()
     for shard in shards:
         entries = [
-            {"key": scan.key, "views": views[: len(scan.views)], "about": {}}
-            for scan, (_, views) in zip(shard, records, strict=False)
+            {"key": scan.key, "views": [{}] * len(scan.views), "about": {}} for scan in shard
         ]
         if shard is shards[0]:
             write_shard(
                 folder,
-                [(content, entry) for (content, _), entry in zip(records, entries, strict=False)],
+                [(content, entry) for content, entry in zip(records, entries, strict=False)],
             )
             template = next(Path(folder).glob("*.array_record"))
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -12,9 +11,7 @@ from rtsam_jax.data.preprocess import Grid, Preprocessed
 from rtsam_jax.data.scans import CacheSettings
 
 
-def noise_records(
-    settings: CacheSettings, count: int, labels: int = 1
-) -> Iterator[tuple[bytes, list[dict[str, Any]]]]:
+def noise_records(settings: CacheSettings, count: int, labels: int = 1) -> Iterator[bytes]:
     """Records as large as real ones, with a ball in the middle as label and high-dose region.
 
     Args:

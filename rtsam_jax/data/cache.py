@@ -16,8 +16,9 @@ import hashlib
 import json
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
 
+from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.scans import CacheSettings
 from rtsam_jax.data.whole_file import cache_not_writable, is_remote, write_whole
 
@@ -59,6 +61,11 @@ class Entry:
         return any("failure" in view for view in self.views)
 
 
+def cache_root(cfg: ExperimentConfig) -> epath.Path:
+    """Where a config's prepared cases are kept, of all settings."""
+    return epath.Path(cfg.data.cache or Path(cfg.data.dataset) / "prepared")
+
+
 def settings_folder(cache: epath.Path, settings: CacheSettings) -> epath.Path:
     """Makes and describes the folder of these settings.
 
@@ -82,7 +89,11 @@ def read_index(folder: epath.Path, *, mend: bool = False) -> dict[str, Entry]:
             `only_one` holds.
     """
     found: dict[str, Entry] = {}
-    sizes = {p.name: p.stat().length for p in folder.iterdir() if p.name.endswith(SUFFIX)}
+    sizes = {}
+    for path in folder.iterdir():
+        if path.name.endswith(SUFFIX):
+            with suppress(FileNotFoundError):  # another command mended it
+                sizes[path.name] = path.stat().length
     for path in sorted(folder.iterdir()):
         if not path.name.endswith(".json") or path.name == "settings.json":
             continue
@@ -100,7 +111,7 @@ def read_index(folder: epath.Path, *, mend: bool = False) -> dict[str, Entry]:
                 )
                 for at, record in enumerate(index["records"])
             ]
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):  # OSError: another command mended it
             whole = False
         if not whole:
             if mend:
@@ -162,7 +173,7 @@ def _scratch(shard: epath.Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="rtsam_jax_") as folder:
             yield Path(folder) / shard.name
         return
-    beside = Path(shard.parent / f".{shard.name}.{os.getpid()}.part")
+    beside = Path(shard.parent / f".{shard.name}.{uuid.uuid4().hex}.part")
     try:
         yield beside
     finally:
@@ -176,7 +187,7 @@ def local_shard(shard: epath.Path, size: int, copies: Path) -> Path:
     here = copies / shard.parent.name / shard.name
     if not here.is_file() or here.stat().st_size != size:
         here.parent.mkdir(parents=True, exist_ok=True)
-        beside = here.with_name(f".{here.name}.{os.getpid()}.part")
+        beside = here.with_name(f".{here.name}.{uuid.uuid4().hex}.part")
         try:
             shard.copy(epath.Path(beside), overwrite=True)
             os.replace(beside, here)

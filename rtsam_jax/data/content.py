@@ -16,13 +16,16 @@ from rtsam_jax.data.whole_file import cache_not_writable, write_whole
 from rtsam_jax.errors import MissingFile, RTSamError, UnreadableFile
 
 MEMO = "files.json"
-# A file changed this recently may change again without its time of modification telling.
+# A file changed this recently may change again within the clock's tick.
 _SETTLED_S = 2.0
 _THREADS = 4  # hashing leaves Python's lock
 
 
 class ContentHashes:
-    """SHA-256 of files, remembered by path, size, inode and time of modification.
+    """SHA-256 of files, remembered by path, size, inode and times.
+
+    The time of change (ctime) is among them, which no program can set: a file that was replaced by
+    one of the same size and date is read again.
 
     Args:
         folder: where the memory is kept, in `files.json`; a damaged one is forgotten.
@@ -58,10 +61,10 @@ class ContentHashes:
     def _digest(self, path: Path) -> str | RTSamError:
         try:
             status = path.stat()
-            stamp = [status.st_size, status.st_ino, status.st_mtime_ns]
+            stamp = [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
             known = self._known.get(os.fspath(path))
-            if isinstance(known, list) and known[:3] == stamp:
-                return known[3]
+            if isinstance(known, list) and known[:-1] == stamp:
+                return known[-1]
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
@@ -70,7 +73,7 @@ class ContentHashes:
             return UnreadableFile(
                 f"{path} cannot be read ({cause.strerror}); mend its permissions or copy it again."
             )
-        if time.time() - status.st_mtime > _SETTLED_S:
+        if time.time() - status.st_ctime > _SETTLED_S:
             self._known[os.fspath(path)] = [*stamp, digest]
             self._changed = True
         return digest

@@ -51,7 +51,7 @@ def encode(
     size: int,
     reach: int,
     dtype: str,
-) -> tuple[bytes, list[dict[str, int]]]:
+) -> bytes:
     """One record of a scan and its labels.
 
     Args:
@@ -60,10 +60,6 @@ def encode(
         size: the crop's edge in voxels.
         reach: voxels that jitter and affine may go beyond the crops.
         dtype: of the image on disk.
-
-    Returns:
-        The record, and for each label what its case should know: `voxels`, those of them `in_roi`
-        and those `outside` of every crop, shifted as far as it may be.
     """
     anchors = [anchor_box(scan, label) for label in labels]
     origins = [crop_origins(anchor, size) for anchor in anchors]
@@ -84,7 +80,7 @@ def encode(
     header = serialization.msgpack_serialize(about)
     start = len(header).to_bytes(_LENGTH, "little") + header
     content = start + bytes(-len(start) % _ALIGNMENT) + image.tobytes()
-    return content, [_counts(label, scan.roi, window) for label in labels]
+    return content
 
 
 def decode(content: bytes, view: int, task_id: int, source: str) -> Neighbourhood:
@@ -128,15 +124,3 @@ def _pack(mask: np.ndarray) -> bytes:
 def _unpack(content: bytes, shape: Sequence[int]) -> np.ndarray:
     bits = np.frombuffer(zlib.decompress(content), np.uint8)
     return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape)
-
-
-def _counts(
-    label: np.ndarray | None, roi: np.ndarray | None, window: tuple[slice, ...]
-) -> dict[str, int]:
-    if label is None:
-        return {}
-    voxels = int(np.count_nonzero(label))
-    counts = {"voxels": voxels, "outside": voxels - int(np.count_nonzero(label[window]))}
-    if roi is not None:
-        counts["in_roi"] = int(np.count_nonzero(label[roi != 0]))
-    return counts

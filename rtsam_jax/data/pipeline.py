@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
+from numpy.random import SeedSequence
 
 from rtsam_jax.data.crops import extract
 from rtsam_jax.data.neighbourhood import Neighbourhood
@@ -86,7 +87,13 @@ def case_order(tasks: Sequence[int] | np.ndarray, seed: int, *, balanced: bool) 
         return endless(np.arange(len(tasks)), seed)
     of = np.asarray(tasks)
     return grain.MapDataset.mix(
-        [endless(np.flatnonzero(of == task), seed + int(task)) for task in np.unique(of)]
+        [
+            # Mixed, or task 1 of one seed would be ordered as task 0 of the next.
+            endless(
+                np.flatnonzero(of == task), int(SeedSequence([seed, task]).generate_state(1)[0])
+            )
+            for task in np.unique(of).tolist()
+        ]
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from etils import epath
@@ -24,11 +26,18 @@ from rtsam_jax.data.neighbourhood import encode
 from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.preprocess import Grid, label_to_grid
 from rtsam_jax.data.scans import CacheSettings, Scan, View, group_scans, preprocess_scan
-from rtsam_jax.errors import RTSamError
+from rtsam_jax.errors import CacheDamaged, RTSamError
 
 _LARGEST_SHARD = 64  # scans; what a kill can cost, against the number of files
 _PER_WORKER = 4  # shards for each process at least, so that none waits long for another
+Reason = tuple[str, str]  # code and sentence of an error
+
 _FEW = 8  # scans that are done before a second process has started
+
+_GONE = (
+    CacheDamaged.code,
+    "Its prepared scan was removed by another command while this one ran; start it again.",
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Prepared:
     Attributes:
         entries: by case, its scan's entry and which of its views is the case's.
         failures: the cases that are not there, in the order they were found.
-        fresh: scans that were prepared now; the others were in the cache.
+        fresh: scans that were prepared now and did not fail; the others were in the cache.
     """
 
     folder: epath.Path
@@ -82,20 +91,19 @@ def prepare_cases(
         for case, view in zip(scan.cases, scan.view_of, strict=True):
             entry = index.get(scan.key)
             if entry is None:
-                failures.append(Failure(case, *failed[scan.key]))
+                reason = failed.get(scan.key, _GONE)
+                failures.append(Failure(case, *reason))
             elif "failure" in entry.views[view]:
                 failures.append(Failure(case, *entry.views[view]["failure"]))
             else:
                 entries[case] = entry, view
-    return Prepared(folder, entries, failures, len(missing))
+    fresh = sum(scan.key in index and not index[scan.key].failed for scan in missing)
+    return Prepared(folder, entries, failures, fresh)
 
 
 def _missing(scans: Sequence[Scan], index: Mapping[str, Entry]) -> list[Scan]:
     """Scans that are not in the index, or of which a label failed: it is tried again."""
     return [scan for scan in scans if scan.key not in index or index[scan.key].failed]
-
-
-Reason = tuple[str, str]  # code and sentence of an error
 
 
 def _prepare_scans(
@@ -132,48 +140,74 @@ def _in_parallel(workers: int) -> Runner:
     def run(
         chunks: Sequence[Sequence[Scan]], settings: CacheSettings, folder: epath.Path
     ) -> Iterator[tuple[Sequence[Scan], dict[str, Reason]]]:
-        waiting = []
-        with process_pool(workers) as pool:
-            futures: dict[Future, Sequence[Scan]] = {
-                pool.submit(prepare_chunk, chunk, settings, folder): chunk for chunk in chunks
-            }
-            try:
-                while futures:
-                    done, _ = wait(futures, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        chunk = futures.pop(future)
-                        try:
-                            yield chunk, future.result()
-                        except BrokenProcessPool:  # one was killed, and with it the pool
-                            waiting.append(chunk)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        for scan in (scan for chunk in waiting for scan in chunk):
-            yield [scan], _alone(scan, settings, folder)
+        killed = []
+        for chunk, done in in_processes(prepare_chunk, chunks, settings, folder, workers=workers):
+            if isinstance(done, BrokenProcessPool):
+                killed.append(chunk)
+            elif isinstance(done, Exception):
+                raise done
+            else:
+                yield chunk, done
+        for scan in (scan for chunk in killed for scan in chunk):
+            # In a process of its own, so that it takes no other with it.
+            ((_, done),) = in_processes(prepare_chunk, [[scan]], settings, folder, workers=1)
+            if isinstance(done, BrokenProcessPool):
+                done = {scan.key: ("worker_killed", killed_sentence(scan.source.image))}
+            elif isinstance(done, Exception):
+                raise done
+            yield [scan], done
 
     return run
 
 
-def _alone(scan: Scan, settings: CacheSettings, folder: epath.Path) -> dict[str, Reason]:
-    """One scan in a process of its own, so that it takes no other with it."""
-    with process_pool(1) as pool:
-        try:
-            return pool.submit(prepare_chunk, [scan], settings, folder).result()
-        except BrokenProcessPool:
-            sentence = (
-                f"The process that prepared {scan.source.image} was killed, probably for want of "
-                "memory; crop or resample the volume, or use fewer processes with "
-                "--config.data.prepare_workers=1."
-            )
-            return {scan.key: ("worker_killed", sentence)}
+def killed_sentence(image: Path) -> str:
+    """What to say of an image whose process the system killed."""
+    return (
+        f"The process that had {image} was killed, probably for want of memory; crop or resample "
+        "the volume, or use fewer processes with --config.data.prepare_workers=1."
+    )
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that start afresh; at most `workers`, 0 for one per core."""
-    workers = workers or len(os.sched_getaffinity(0))
+Item = TypeVar("Item")
+
+
+def in_processes(
+    function: Callable[..., Any], items: Sequence[Item], *more: Any, workers: int
+) -> Iterator[tuple[Item, Any]]:
+    """Calls `function(item, *more)` in processes that end with this one.
+
+    Args:
+        workers: processes; 0 is one per core.
+
+    Yields:
+        Items as they are done, each with what the function returned or the exception it raised:
+        `BrokenProcessPool` for whatever was waiting or under way when the system killed a process.
+    """
     # Not forked: JAX and grain have threads, which a fork would leave behind with their locks.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        workers or len(os.sched_getaffinity(0)),
+        multiprocessing.get_context("spawn"),
+        initializer=_end_with_parent,
+    )
+    try:
+        futures = {pool.submit(function, item, *more): item for item in items}
+        for future in as_completed(futures):
+            error = future.exception()
+            yield futures[future], future.result() if error is None else error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is killed: a pool's workers would wait on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def prepare_chunk(
@@ -203,7 +237,8 @@ def prepare_chunk(
 
 
 def _prepare_scan(scan: Scan, settings: CacheSettings) -> tuple[bytes, dict[str, Any]]:
-    name = ", ".join(scan.cases)
+    others = len(scan.cases) - 1
+    name = scan.cases[0] + (f" (and {others} more on its scan)" if others else "")
     whole = preprocess_scan(scan.source, settings.spec, name=name)
     labels: list[np.ndarray | None] = []
     failures: dict[int, Reason] = {}
@@ -213,12 +248,8 @@ def _prepare_scan(scan: Scan, settings: CacheSettings) -> tuple[bytes, dict[str,
         except RTSamError as error:
             labels.append(None)
             failures[at] = (error.code, str(error))
-    content, counts = encode(
-        whole, labels, size=settings.size, reach=settings.reach, dtype=settings.dtype
-    )
-    views = [
-        {"failure": failures[at]} if at in failures else count for at, count in enumerate(counts)
-    ]
+    content = encode(whole, labels, size=settings.size, reach=settings.reach, dtype=settings.dtype)
+    views = [{"failure": failures[at]} if at in failures else {} for at in range(len(labels))]
     about = {
         "shape": list(whole.grid.shape),
         "mean": whole.mean,

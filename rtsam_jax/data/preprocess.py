@@ -17,7 +17,7 @@ from rtsam_jax.data.grid import Grid, Space, model_grid, require_coverage, requi
 from rtsam_jax.data.intensity import air, foreground, smooth
 from rtsam_jax.data.nifti import Volume
 from rtsam_jax.errors import IncompleteCase, NonFiniteVoxels, VolumeError
-from rtsam_jax.geometry import index_map, resample
+from rtsam_jax.geometry import HALF, index_map, resample
 from rtsam_jax.prompts.dose import box_corners, dmax, dose_level, roi_on_grid
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "to_native",
 ]
 
-_HALF = 0.5 - 1e-5  # interpolation weights of thirds miss one half by rounding
 _SPLINE_ORDER = {"linear": 1, "bspline": 3}
 
 
@@ -158,7 +157,7 @@ def label_to_grid(label: Volume, grid: Grid, *, name: str = "label") -> np.ndarr
     """
     matrix = index_map(label.affine, grid.affine)
     require_coverage(label, grid, name=name)
-    result = resample(label.array != 0, matrix, grid.shape) >= _HALF
+    result = resample(label.array != 0, matrix, grid.shape) >= HALF
     lesions, count = ndimage.label(label.array != 0, np.ones((3, 3, 3), bool))
     present = _lesions_at(lesions, np.argwhere(result), matrix)
     lost = np.setdiff1d(np.arange(1, count + 1), present)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import scipy
+
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.augment import margin
 from rtsam_jax.data.cases import Case
@@ -33,12 +35,17 @@ class ScanSource(NamedTuple):
     prescription_gy: float | None  # the record's, where the ROI depends on it
 
 
-def scan_source(case: Case, modality: Mapping[str, str], spec: PreprocessSpec) -> ScanSource:
+def scan_source(
+    case: Case, modality: Mapping[str, str], spec: PreprocessSpec, *, dose: bool = True
+) -> ScanSource:
     """The scan of a case.
 
     Args:
         modality: by task.
+        dose: whether its dose is used; where config.dose.source is another it is not even read.
     """
+    if not dose:
+        return ScanSource(case.image, None, modality[case.task], None)
     value = case.record.get("prescription_gy") if spec.threshold == "prescription" else None
     prescription = None if value is None else float(value)
     return ScanSource(case.image, case.dose, modality[case.task], prescription)
@@ -80,7 +87,9 @@ class CacheSettings:
 
     def to_json(self) -> str:
         """For people, and for the name of the folder."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, sort_keys=True)
+        # Another scipy may interpolate to other digits.
+        about = {"format": FORMAT, "scipy": scipy.__version__, **dataclasses.asdict(self)}
+        return json.dumps(about, indent=1, sort_keys=True)
 
     @property
     def digest(self) -> str:
@@ -113,11 +122,12 @@ def group_scans(
     """
     groups: dict[ScanSource, list[Case]] = {}
     failures = []
+    dose = settings.source == "dose"
     for case in cases:
         if error := _unreadable(case, digests):
             failures.append(Failure(case.id, error.code, str(error)))
             continue
-        groups.setdefault(scan_source(case, modality, settings.spec), []).append(case)
+        groups.setdefault(scan_source(case, modality, settings.spec, dose=dose), []).append(case)
     scans = []
     for source, members in groups.items():
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 
 from etils import epath
 
@@ -20,7 +21,7 @@ def write_whole(path: epath.Path, text: str) -> None:
     if is_remote(path):
         path.write_text(text)  # an object appears when its upload has ended
         return
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         beside.write_text(text)
         beside.replace(path)

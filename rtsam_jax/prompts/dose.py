@@ -25,7 +25,7 @@ from rtsam_jax.errors import (
     NegativeDose,
     ZeroDose,
 )
-from rtsam_jax.geometry import index_map, resample
+from rtsam_jax.geometry import HALF, index_map, resample
 
 _NEIGHBOURS_26 = np.ones((3, 3, 3), bool)
 _NEGATIVE = -0.01  # of Dmax: a dose resampled with splines rings, but not by more
@@ -196,6 +196,21 @@ def grown(mask: np.ndarray, margin_mm: float, spacing: np.ndarray) -> np.ndarray
     return out
 
 
+def fill_box(box: jax.Array, valid: jax.Array, size: int) -> jax.Array:
+    """Masks of boxes: uint8 [B, size, size, size], empty where a box is not valid.
+
+    Args:
+      box: [B, 2, 3], inclusive corners.
+      valid: bool [B].
+    """
+    inside = jnp.ones((box.shape[0], 1, 1, 1), bool) & valid[:, None, None, None]
+    for axis in range(3):
+        line = jnp.arange(size).reshape([-1 if a == axis else 1 for a in range(3)])
+        low, high = box[:, 0, axis], box[:, 1, axis]
+        inside &= (line >= low[:, None, None, None]) & (line <= high[:, None, None, None])
+    return inside.astype(jnp.uint8)
+
+
 def jitter_box(box: jax.Array, key: jax.Array, voxels: int, size: int) -> jax.Array:
     """Moves each side of boxes `[B, 2, 3]` by up to `voxels`, within a crop of edge `size`.
 
@@ -249,7 +264,7 @@ def roi_on_grid(
         mask = keep(threshold_mask(resample(dose, matrix, shape), level.value))
     else:
         native = keep(threshold_mask(dose, level.value))
-        mask = resample(native, matrix, shape) >= 0.5
+        mask = resample(native, matrix, shape) >= HALF
     if not mask.any():
         raise EmptyROI(
             f"No voxel of {name}'s image reaches {level.meaning}; check that the dose belongs to "

@@ -17,9 +17,9 @@ from typing import IO, Any
 
 import jax
 from etils import epath
-from jax.experimental import multihost_utils
 
 from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.content import ContentHashes
 from rtsam_jax.data.json_file import write_json
@@ -48,26 +48,22 @@ def total_steps(cfg: ExperimentConfig, train_cases: int) -> int:
     return cfg.steps or math.ceil(cfg.epochs * train_cases / cfg.batch_size)
 
 
-def cache_folder(cfg: ExperimentConfig) -> epath.Path:
-    """Where prepared cases are kept, of all settings."""
-    return epath.Path(cfg.data.cache or Path(cfg.data.dataset) / "prepared")
-
-
 def prepare_training(cfg: ExperimentConfig, data: RunData) -> PreparedCases:
-    """The training cases, prepared if they are not yet; by the first process, for all.
+    """The training cases, prepared if they are not yet.
+
+    Several processes may ask at once: one prepares, the others wait for it and find what it made.
 
     Raises:
         CasesFailed: some cannot be used; a table on the screen says why.
         NotWritable: the cache cannot be written.
     """
-    settings = CacheSettings.from_config(cfg, get_spec(cfg.model.preset).image_size)
-    arguments = data.train, data.modality, settings, cache_folder(cfg), cfg.data.prepare_workers
-    if jax.process_index() == 0:
-        prepared = prepare_cases(*arguments)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("prepared")
-        if jax.process_index() > 0:
-            prepared = prepare_cases(*arguments)
+    prepared = prepare_cases(
+        data.train,
+        data.modality,
+        CacheSettings.from_config(cfg, get_spec(cfg.model.preset).image_size),
+        cache_root(cfg),
+        cfg.data.prepare_workers,
+    )
     if prepared.failures:
         print(failure_table(prepared.failures), flush=True)
         raise CasesFailed(
@@ -86,7 +82,7 @@ def fingerprints(cases: Sequence[Case], cache: epath.Path) -> list[str]:
     """What a resumed run has to find again, a line per case: id, task, record, files' contents.
 
     Args:
-        cache: of `cache_folder`; it remembers what files held.
+        cache: of `cache_root`; it remembers what files held.
 
     Raises:
         MissingFile, UnreadableFile: of a case's file.

@@ -19,7 +19,7 @@ from rtsam_jax.models.presets import get_spec
 from rtsam_jax.models.sam3d import SAM3D
 from rtsam_jax.models.text_adapter import TextTable
 from rtsam_jax.prompts.clicks import refine
-from rtsam_jax.prompts.dose import box_from_roi, jitter_box
+from rtsam_jax.prompts.dose import box_from_roi, fill_box, jitter_box
 from rtsam_jax.training.state import TrainState
 
 Array = jax.Array
@@ -48,7 +48,11 @@ def batch_loss(
     size = get_spec(cfg.model.preset).image_size
     mask_size = get_spec(cfg.model.preset).mask_size
     click_key, box_key = jax.random.split(key)
-    box, box_valid = box_from_roi(batch.roi) if cfg.prompt.box else (None, None)
+    roi = batch.roi
+    if cfg.dose.source == "label":
+        # Of the label as it is now: a box that was turned along with it would be too wide.
+        roi = fill_box(*box_from_roi(batch.label), size)
+    box, box_valid = box_from_roi(roi) if cfg.prompt.box else (None, None)
     if box is not None and cfg.dose.box_jitter:
         box = jitter_box(box, box_key, cfg.dose.box_jitter, size)
     prompts = model.fixed_prompts(box, box_valid, batch.text_id, texts)
@@ -59,7 +63,7 @@ def batch_loss(
         return masks.low_res_logits, masks.iou[:, 0]
 
     def score(logits: Array, iou: Array) -> dict[str, Any]:
-        loss, parts = segmentation_loss(logits, batch.label, batch.roi, iou, cfg.loss)
+        loss, parts = segmentation_loss(logits, batch.label, roi, iou, cfg.loss)
         dice = dice_score(logits, batch.label, cfg.click.threshold)
         return {"loss": loss, "parts": parts, "dice": dice}
 

@@ -171,11 +171,40 @@ def test_a_changed_setting_never_reads_what_another_wrote(dataset: Path, name: s
     assert a.entries["p0_orn"][0].key != b.entries["p0_orn"][0].key
 
 
-def test_every_field_of_dose_and_spec_is_part_of_the_key() -> None:
-    settings = CacheSettings.from_config(tiny_config(), SIZE)
-    for part in (settings, settings.spec):
-        for field in dataclasses.fields(part):
-            assert f'"{field.name}"' in settings.to_json()
+# Fields that change how prepared cases are used, not what they are.
+USES = {
+    "data": "dataset builder source builder_cases balance cache prepare_workers read_threads tasks "
+    "train_split eval_split split_seed inner_folds inner_fold",
+    "dose": "box_jitter",
+    "augment": "flip_axes flip noise noise_std blur blur_sigma gamma gamma_range intensity "
+    "intensity_scale intensity_shift",
+}
+
+
+def other_value(value):
+    """One that is allowed and another."""
+    if isinstance(value, tuple):
+        return (0,)
+    if isinstance(value, str):
+        names = {"dmax": "d2", "largest": "all", "dose": "mask", "linear": "bspline"}
+        return names.get(value, "float16")
+    return value + 1 if isinstance(value, int) else 2 * value + 1.25
+
+
+@pytest.mark.parametrize("section", USES)
+def test_every_field_that_decides_a_record_is_part_of_its_key(section: str) -> None:
+    def digest(**changes) -> str:
+        cfg = tiny_config(augment__affine=0.5, augment__shear=0.1)
+        for name, value in changes.items():
+            setattr(getattr(cfg, section), name, value)
+        return CacheSettings.from_config(cfg, SIZE).digest
+
+    fields = dataclasses.asdict(getattr(tiny_config(augment__affine=0.5), section))
+    for name, value in fields.items():
+        new = "label" if name == "source" else other_value(value)
+        # A probability decides only whether there is a margin at all.
+        new = 0.0 if name == "affine" else new
+        assert (digest(**{name: new}) == digest()) == (name in USES[section].split()), name
 
 
 def test_the_reach_covers_jitter_and_affine() -> None:
@@ -230,8 +259,8 @@ def test_a_bad_label_spoils_no_other_task_of_its_scan(dataset: Path) -> None:
     for _ in range(2):
         done = run(dataset)
         assert [failure.case for failure in done.failures] == ["p1_ce"]
-        assert "p1_crn" in done.entries
-    assert done.fresh == 1  # tried again, in case the disk was to blame
+        assert "p1_crn" in done.entries and "p1_ce" not in done.entries
+    assert done.fresh == 0  # though it was tried again, in case the disk was to blame
     write_volume(dataset / "p1_ce_label.nii.gz", read_volume(dataset / "p1_crn_label.nii.gz"), "u1")
     assert not run(dataset).failures
 
@@ -249,11 +278,16 @@ def test_an_incomplete_case_is_kept_for_what_it_has(dataset: Path) -> None:
     assert not read["p3_orn"].roi.any() and read["p3_orn"].image.shape == (40, 40, 40)  # the whole
 
 
+@pytest.mark.parametrize("dose", ["none", "unusable", "sound"])
 @pytest.mark.parametrize("source", ["label", "none"])
-def test_without_dose_crops_lie_around_the_label(dataset: Path, source: str) -> None:
+def test_without_dose_crops_lie_around_the_label(dataset: Path, source: str, dose: str) -> None:
+    """Whatever dose a case has: it is not looked at."""
     document = json.loads((dataset / "dataset.json").read_text())
     for case in document["cases"]:
-        del case["dose"]
+        if dose == "none":
+            del case["dose"]
+        elif dose == "unusable":
+            (dataset / case["dose"]).write_bytes(b"no volume")
     (dataset / "dataset.json").write_text(json.dumps(document))
     cases = cases_of(dataset)
     settings = dataclasses.replace(SETTINGS, source=source)
@@ -386,3 +420,13 @@ def test_a_cache_in_cloud_storage(dataset: Path, monkeypatch: pytest.MonkeyPatch
     finally:
         backend._get_filesystem.cache_clear()
         memory.store.clear()
+
+
+def test_whole_volume_statistics_are_in_the_index(dataset: Path) -> None:
+    done = run(dataset)
+    for case in cases_of(dataset):
+        scan = preprocess_scan(scan_source(case, MODALITY, SPEC), SPEC, name=case.id)
+        about = done.entries[case.id][0].about
+        assert about["shape"] == list(scan.grid.shape)
+        for name in ("mean", "std", "dmax", "threshold_gy", "fraction_outside_dose"):
+            assert about[name] == getattr(scan, name)

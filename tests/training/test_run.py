@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 
 from rtsam_jax import errors
 from rtsam_jax.config import ExperimentConfig
@@ -208,23 +209,25 @@ def test_a_method_is_no_field(tmp_path: Path) -> None:
 
 def test_other_files_are_other_cases(tiny_dataset: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_dataset, tmp_path / "own")
-    before = fingerprints(load_dataset(tmp_path / "own").cases)
+    before = fingerprints(load_dataset(tmp_path / "own").cases, epath.Path(tmp_path / "cache"))
     path = tmp_path / "own" / "p1_image.nii.gz"
     volume = read_volume(path)
     volume.array[:5] += 1
     write_volume(path, volume, np.float32)
-    after = fingerprints(load_dataset(tmp_path / "own").cases)
-    assert [x.split()[0] for x, y in zip(before, after, strict=True) if x != y] == [
+    after = fingerprints(load_dataset(tmp_path / "own").cases, epath.Path(tmp_path / "cache"))
+    changed = [x for x, y in zip(before, after, strict=True) if x != y]
+    assert [json.loads(line)[0] for line in changed] == [
         "p1_ce",
         "p1_crn",
     ]
 
 
-def test_another_record_is_another_case(tiny_dataset: Path) -> None:
+def test_another_record_is_another_case(tiny_dataset: Path, tmp_path: Path) -> None:
     """Its sentences are part of what a run was told."""
     cases = load_dataset(tiny_dataset).cases
     older = [dataclasses.replace(cases[0], record={**cases[0].record, "age": 62}), *cases[1:]]
-    before, after = fingerprints(cases), fingerprints(older)
+    cache = epath.Path(tmp_path / "cache")
+    before, after = fingerprints(cases, cache), fingerprints(older, cache)
     assert before[0] != after[0] and before[1:] == after[1:]
 
 

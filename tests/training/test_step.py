@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from rtsam_jax.data.sample import Sample
+from rtsam_jax.prompts.dose import box_from_roi
 from rtsam_jax.training.rules import path_of
 from rtsam_jax.training.sharding import shard_batch
 from rtsam_jax.training.step import make_train_step
@@ -106,3 +108,48 @@ def test_a_frozen_encoder_costs_no_backward_pass(frozen_training: Training) -> N
     saved = flops(frozen_training, freeze=False) - flops(frozen_training, freeze=True)
     # A backward pass costs about two forward passes.
     assert saved > 1.5 * forward
+
+
+def one_step(training: Training, batch: Sample, **changes: object):
+    """Metrics of the first step of a config that differs by `changes`."""
+    cfg = tiny_config(training.cfg.data.dataset, **changes)
+    built = training.build()
+    step = make_train_step(built.graphdef, training.optimizer, cfg)
+    with jax.set_mesh(training.mesh):
+        return jax.device_get(step(built.state, built.frozen, shard_batch(training.mesh, batch))[1])
+
+
+def same(a, b) -> bool:
+    return bool(np.array_equal(a.case_loss, b.case_loss))
+
+
+def test_the_step_augments_its_batch(training: Training) -> None:
+    """A flip that is certain is the flipped batch, and the draws of augmentation are its own."""
+    batch = training.batches()[0]
+    turned = batch._replace(**{k: np.flip(getattr(batch, k), 2) for k in ("image", "label", "roi")})
+    plain = one_step(training, turned)
+    flipped = one_step(training, batch, augment__flip_axes=(1,), augment__flip=1.0)
+    np.testing.assert_allclose(flipped.case_loss, plain.case_loss, rtol=1e-5)
+    assert not same(flipped, one_step(training, batch))
+
+
+def test_a_box_is_jittered_where_the_config_says_so(training: Training) -> None:
+    batch = training.batches()[0]
+    plain, moved = one_step(training, batch), one_step(training, batch, dose__box_jitter=6)
+    assert not same(plain, moved) and np.isfinite(moved.case_loss).all()
+    assert same(moved, one_step(training, batch, dose__box_jitter=6))
+
+
+def test_a_box_from_the_label_is_that_of_the_label_as_it_lies(training: Training) -> None:
+    """Whatever region came along: after a turn it would be wider than the label."""
+    batch = training.batches()[0]
+    box, _ = box_from_roi(batch.label)
+    filled = np.zeros_like(batch.roi)
+    for row, (low, high) in enumerate(np.asarray(box).astype(int)):
+        filled[row][tuple(map(slice, low, high + 1))] = 1
+    wide = batch._replace(roi=np.ones_like(batch.roi))
+    from_label = one_step(training, wide, dose__source="label", evaluate=False)
+    np.testing.assert_allclose(
+        from_label.case_loss, one_step(training, batch._replace(roi=filled)).case_loss, rtol=1e-5
+    )
+    assert not same(from_label, one_step(training, wide))
