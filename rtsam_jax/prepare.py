@@ -53,18 +53,21 @@ def run(cfg: ExperimentConfig, *, report: bool = False) -> Prepared:
     cache, workers = cache_root(cfg), cfg.data.prepare_workers
     prepared = prepare_cases(cases, modality, settings, cache, workers)
     failures = list(prepared.failures)
+    print(_summary(prepared, cases), flush=True)
+    if failures:
+        print("\n" + failure_table(failures), flush=True)
     if report:
         path = Path(
             f"{dataset.root.name}_report.html" if is_remote(cache) else cache / "report.html"
         )
         usable = [case for case in cases if case.id in prepared.entries]
         views, unseen = _views(usable, modality, settings, workers)
+        if unseen:
+            print("\n" + failure_table(unseen), flush=True)
         failures += unseen
         _write_report(path, dataset, settings, views, failures)
         print(f"report: {path}", flush=True)
-    print(_summary(prepared, cases), flush=True)
     if failures:
-        print("\n" + failure_table(failures), flush=True)
         raise CasesFailed(
             f"{len(failures)} of {len(cases)} cases of {dataset.root} cannot be used, for the "
             "reasons above; mend them and start the command again, which prepares only those."
@@ -137,11 +140,14 @@ def _summary(prepared: Prepared, cases: Sequence[Case]) -> str:
     for part in ("dose", "label"):
         lacking = [case.id for case in cases if part in case.missing]
         if lacking:
-            more = ", ..." if len(lacking) > _NAMED else ""
-            lines.append(
-                f"incomplete, without {part}: {len(lacking)} ({', '.join(lacking[:_NAMED])}{more})"
-            )
+            lines.append(f"incomplete, without {part}: {_named(lacking)}")
+    if prepared.empty:
+        lines.append(f"with an empty label: {_named(prepared.empty)}")
     return "\n".join(lines)
+
+
+def _named(cases: Sequence[str]) -> str:
+    return f"{len(cases)} ({', '.join(cases[:_NAMED])}{', ...' if cases[_NAMED:] else ''})"
 
 
 def main() -> None:

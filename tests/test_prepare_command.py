@@ -103,6 +103,36 @@ def test_a_cache_that_cannot_be_written(place: Path) -> None:
     assert "--config.data.cache=FOLDER" in result.stderr
 
 
+def test_a_full_disk_while_the_report_is_written(place: Path) -> None:
+    assert prepare(place).returncode == 0
+    limit = (100_000, resource.RLIM_INFINITY)
+    command = [sys.executable, "-m", "rtsam_jax.prepare", "--config", "config.py", "--report"]
+    full = subprocess.run(
+        command,
+        cwd=place,
+        env=command_environment(JAX_ENABLE_COMPILATION_CACHE="false"),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        check=False,
+    )
+    assert full.returncode == 3 and "6 of 6 cases on 5 scans" in full.stdout
+    assert full.stderr.splitlines()[-1].startswith("error[not_writable]: the system refuses access")
+    left = {path.name for path in (place / "dataset" / "prepared").iterdir() if path.is_file()}
+    assert left <= {"files.json"}
+
+
+def test_an_empty_label_is_told(place: Path) -> None:
+    path = place / "dataset" / "dataset.json"
+    document = json.loads(path.read_text())
+    document["cases"][0]["label_value"] = 5
+    path.write_text(json.dumps(document))
+    assert "with an empty label: 1 (p0_orn)" in prepare(place).stdout
+    training = run_module("train", "--config", "config.py", cwd=place)
+    assert training.returncode == 0, training.stderr[-2000:]
+    assert "warning: 1 training cases have an empty label: p0_orn\n" in training.stdout
+
+
 def test_a_full_disk_leaves_no_half_and_is_made_good(place: Path) -> None:
     """The system refuses to write more than 300 kB to one file: no shard fits."""
     command = [sys.executable, "-m", "rtsam_jax.prepare", "--config", "config.py"]
@@ -211,7 +241,8 @@ def test_kill_and_resume_gives_what_an_uninterrupted_run_gives(
         while any(map(alive, children)) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not any(map(alive, children))  # its processes end with it
-        assert bool(children) == (workers > 1)
+        if least == 1:  # later there is too little left for two
+            assert bool(children) == (workers > 1)
         assert 0 < len(entries(cache)) < SCANS
         for path in indices(cache):  # what is named is whole
             index = json.loads(path.read_text())

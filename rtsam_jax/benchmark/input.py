@@ -23,7 +23,7 @@ from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.scans import CacheSettings
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.optim import make_optimizer
-from rtsam_jax.training.loop import prefetch
+from rtsam_jax.training.loop import prefetch, timed
 from rtsam_jax.training.sharding import make_mesh, shard_batch
 from rtsam_jax.training.state import TrainState
 from rtsam_jax.training.step import make_train_step
@@ -78,12 +78,13 @@ def time_input(cfg: ExperimentConfig, rounds: int) -> InputTiming:
         ready = shard_batch(mesh, dataset[0])
         step(ready)  # compiles
         alone = [step(ready) for _ in range(rounds)]
-        fed, waits = [], []
+        fed: list[float] = []
+        waits: list[float] = []
         began = time.perf_counter()
-        for _, batch, waited in prefetch(batches_from(dataset, 1, rounds + 3, threads), mesh):
+        host = batches_from(dataset, 1, rounds + 3, threads)
+        for _, batch in timed(prefetch(host, mesh), waits):
             step(batch)
             fed.append(time.perf_counter() - began)
-            waits.append(waited)
             began = time.perf_counter()
         size_mb = next(Path(folder).rglob("*.array_record")).stat().st_size / _SCANS / 1e6
     return InputTiming(
@@ -92,9 +93,9 @@ def time_input(cfg: ExperimentConfig, rounds: int) -> InputTiming:
         record_mb=size_mb,
         read_ms=1e3 * read,
         step_ms=1e3 * statistics.median(alone),
-        # The first two batches are read before the first step: there is nothing to hide behind.
-        loop_ms=1e3 * statistics.median(fed[2:]),
-        waited=sum(waits[2:]) / sum(fed[2:]),
+        # The first batches are read before the first step: there is nothing to hide behind.
+        loop_ms=1e3 * statistics.median(fed[1:]),
+        waited=sum(waits[1:]) / sum(fed[1:]),
     )
 
 

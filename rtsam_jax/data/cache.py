@@ -43,7 +43,7 @@ class Entry:
         bytes: size of the whole shard.
         records: in the shard.
         position: of this record among them.
-        views: per label what `neighbourhood.encode` counted, or its `failure`: code and message.
+        views: per label its `voxels` on the model grid, or its `failure`: code and message.
         about: whole-volume statistics: shape, spacing, mean, std, dose levels.
     """
 

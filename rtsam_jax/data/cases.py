@@ -25,7 +25,7 @@ MODALITIES = ("CT", "MR")
 # Ids, task names and splits become parts of file and folder names.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME_RULE = "letters, digits, '.', '_' and '-' only, 100 at most, a letter or digit first"
-_RESERVED = "all"  # heads the row over every task in the tables (rtsam_jax.metrics.summary)
+RESERVED = "all"  # heads the row over every task in the tables (rtsam_jax.metrics.summary)
 _DATASET_FIELDS = ("schema", "name", "kind", "description", "tasks", "cases")
 _TASK_FIELDS = ("modality", "title")
 _CASE_REQUIRED = ("id", "patient", "task", "image")
@@ -208,7 +208,7 @@ def _parse_tasks(entries: Any, path: Path) -> tuple[TaskInfo, ...]:
         where = f"{path}: task {name!r}"
         if not is_name(name):
             _fail(where, "name", _NAME_RULE)
-        if name == _RESERVED:
+        if name == RESERVED:
             _fail(where, "name", "another, since tables call the row over all tasks so")
         if not isinstance(entry, dict):
             raise DatasetSchemaError(f"{where} must be an object with {_TASK_FIELDS}.")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from etils import epath
 
@@ -19,6 +20,22 @@ MEMO = "files.json"
 # A file changed this recently may change again within the clock's tick.
 _SETTLED_S = 2.0
 _THREADS = 4  # hashing leaves Python's lock
+
+
+Stamp = tuple[int, int, int, int]  # size, inode, times of modification and change in ns
+
+
+class Content(NamedTuple):
+    """What a file held, and its stamp when it was hashed."""
+
+    digest: str
+    stamp: Stamp
+
+
+def stamp(path: Path) -> Stamp:
+    """What changes with every change of a file."""
+    status = path.stat()
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 class ContentHashes:
@@ -41,8 +58,8 @@ class ContentHashes:
             pass  # none yet, or damaged: everything is read again
         self._changed = False
 
-    def of(self, paths: Iterable[Path]) -> dict[Path, str | RTSamError]:
-        """Hexadecimal digests by path, or why a file has none; saves what it learned.
+    def of(self, paths: Iterable[Path]) -> dict[Path, Content | RTSamError]:
+        """Contents by path, or why a file has none; saves what it learned.
 
         Raises:
             NotWritable: the memory cannot be saved.
@@ -58,13 +75,12 @@ class ContentHashes:
             self._changed = False
         return digests
 
-    def _digest(self, path: Path) -> str | RTSamError:
+    def _digest(self, path: Path) -> Content | RTSamError:
         try:
-            status = path.stat()
-            stamp = [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+            now = stamp(path)
             known = self._known.get(os.fspath(path))
-            if isinstance(known, list) and known[:-1] == stamp:
-                return known[-1]
+            if isinstance(known, list) and known[:-1] == list(now):
+                return Content(known[-1], now)
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
@@ -73,7 +89,7 @@ class ContentHashes:
             return UnreadableFile(
                 f"{path} cannot be read ({cause.strerror}); mend its permissions or copy it again."
             )
-        if time.time() - status.st_ctime > _SETTLED_S:
-            self._known[os.fspath(path)] = [*stamp, digest]
+        if time.time_ns() - now[-1] > 1e9 * _SETTLED_S:
+            self._known[os.fspath(path)] = [*now, digest]
             self._changed = True
-        return digest
+        return Content(digest, now)

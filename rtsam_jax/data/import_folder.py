@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rtsam_jax.data.cases import KINDS, TaskInfo, check_patients, is_name, write_dataset
+from rtsam_jax.data.cases import KINDS, RESERVED, TaskInfo, check_patients, is_name, write_dataset
 from rtsam_jax.errors import ConfigError, DatasetSchemaError, MissingFile, UnreadableFile
 
 SIDES = {"Tr": "train", "Ts": "test"}  # imagesTr, labelsTs, ...: end of the folder's name -> split
@@ -206,9 +206,14 @@ def write_import(
     """`write_dataset`, named after `source`; what `source` is to blame for names it.
 
     Raises:
-      DatasetSchemaError: two cases have one id.
+      DatasetSchemaError: two cases have one id; a task has the reserved name.
       SplitError: a patient on both sides.
     """
+    if RESERVED in (task.name for task in tasks):
+        raise DatasetSchemaError(
+            f"{source}: a structure is called {RESERVED!r}, which in tables is the row over all "
+            "tasks; rename it."
+        )
     origin: dict[str, dict[str, Any]] = {}
     for case in cases:
         if origin.setdefault(case["id"], case) is not case:

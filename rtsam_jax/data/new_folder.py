@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rtsam_jax.errors import OutputExists
+from rtsam_jax.errors import NotWritable, OutputExists
 
 
 @contextmanager
@@ -23,13 +23,19 @@ def new_folder(root: Path) -> Iterator[Path]:
       root: must not exist, or be empty.
 
     Raises:
+      NotWritable: the system refuses to make it.
       OutputExists: `root` holds something, at the start or at the end.
     """
     root = Path(root).absolute()
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise OutputExists(f"{root} is not empty; remove it or name another folder.")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    except OSError as cause:
+        raise NotWritable(
+            f"{root} cannot be made ({cause.strerror}); name a folder in another place."
+        ) from cause
     try:
         yield beside
         beside.chmod(0o755)  # mkdtemp's folders are private

@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from rtsam_jax.data.cache import Entry, only_one, read_index, settings_folder, write_shard
 from rtsam_jax.data.cases import Case
-from rtsam_jax.data.content import ContentHashes
+from rtsam_jax.data.content import ContentHashes, stamp
 from rtsam_jax.data.failure import Failure
 from rtsam_jax.data.neighbourhood import encode
 from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.preprocess import Grid, label_to_grid
 from rtsam_jax.data.scans import CacheSettings, Scan, View, group_scans, preprocess_scan
-from rtsam_jax.errors import CacheDamaged, RTSamError
+from rtsam_jax.errors import CacheDamaged, RTSamError, UnreadableFile
 
 _LARGEST_SHARD = 64  # scans; what a kill can cost, against the number of files
 _PER_WORKER = 4  # shards for each process at least, so that none waits long for another
@@ -55,6 +55,15 @@ class Prepared:
     failures: list[Failure]
     fresh: int
 
+    @property
+    def empty(self) -> list[str]:
+        """Cases whose label has no voxel."""
+        return [
+            case
+            for case, (entry, view) in self.entries.items()
+            if entry.views[view].get("voxels") == 0
+        ]
+
 
 def prepare_cases(
     cases: Sequence[Case],
@@ -75,8 +84,8 @@ def prepare_cases(
     """
     folder = settings_folder(cache, settings)
     files = [f for case in cases for f in (case.image, case.dose, case.label) if f is not None]
-    digests = ContentHashes(cache).of(files)
-    scans, failures = group_scans(cases, modality, settings, digests)
+    contents = ContentHashes(cache).of(files)
+    scans, failures = group_scans(cases, modality, settings, contents)
     index = read_index(folder)
     if _missing(scans, index):
         with only_one(folder):
@@ -249,7 +258,17 @@ def _prepare_scan(scan: Scan, settings: CacheSettings) -> tuple[bytes, dict[str,
             labels.append(None)
             failures[at] = (error.code, str(error))
     content = encode(whole, labels, size=settings.size, reach=settings.reach, dtype=settings.dtype)
-    views = [{"failure": failures[at]} if at in failures else {} for at in range(len(labels))]
+    for path, then in scan.stamps:
+        if stamp(path) != then:  # a record of other bytes than its key's would stay for ever
+            raise UnreadableFile(f"{path} was changed while it was prepared; start again.")
+    views: list[dict[str, Any]] = [
+        {"failure": failures[at]}
+        if at in failures
+        else {}
+        if label is None
+        else {"voxels": int(np.count_nonzero(label))}
+        for at, label in enumerate(labels)
+    ]
     about = {
         "shape": list(whole.grid.shape),
         "mean": whole.mean,

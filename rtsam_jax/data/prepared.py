@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 import numpy as np
-from grain import sources
+from array_record.python.array_record_module import ArrayRecordReader
 
 from rtsam_jax.data.cache import Entry, local_shard
 from rtsam_jax.data.neighbourhood import Neighbourhood, decode
 from rtsam_jax.errors import CacheDamaged
 
 
-@dataclass(frozen=True)
-class _File:
-    """What grain wants to know of a shard, so that it need not open it to count."""
-
-    filename: str
-    skip: int
-    take: int
-    examples_in_shard: int
-
-
 class PreparedCases(Sequence[Neighbourhood]):
     """Neighbourhoods on disk; whatever the number of cases, memory holds those in use.
+
+    A shard is opened for each read, which takes a thousandth of reading: so thousands of them need
+    no more files open than there are threads.
 
     Args:
         places: by case, its scan's entry and which view of it.
         tasks: by case, its index.
         source: config.dose.source.
-        copies: folder for shards that lie in cloud storage.
+        copies: folder for shards that lie in cloud storage, fetched when they are first read.
     """
 
     def __init__(
@@ -42,24 +36,14 @@ class PreparedCases(Sequence[Neighbourhood]):
         source: str,
         copies: Path,
     ):
-        shards = {entry.shard: entry for entry, _ in places}
-        number = {shard: at for at, shard in enumerate(shards)}
-        records = [entry.records for entry in shards.values()]
-        first = np.cumsum([0, *records])
-        files = [local_shard(entry.shard, entry.bytes, copies) for entry in shards.values()]
-        self._files = files
-        self._file = np.array([number[entry.shard] for entry, _ in places])
-        positions = np.array([entry.position for entry, _ in places])
-        self._record = first[self._file] + positions
-        self._view = np.array([view for _, view in places])
+        self._places = places
         self.task_ids = np.array(tasks)
         self._source = source
-        self._records = sources.ArrayRecordDataSource(
-            [_File(str(path), 0, n, n) for path, n in zip(files, records, strict=True)]
-        )
+        self._copies = copies
+        self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def __len__(self) -> int:
-        return len(self._record)
+        return len(self._places)
 
     @overload
     def __getitem__(self, case: int) -> Neighbourhood: ...
@@ -75,12 +59,25 @@ class PreparedCases(Sequence[Neighbourhood]):
             return [self[at] for at in range(*case.indices(len(self)))]
         if not -len(self) <= case < len(self):
             raise IndexError(case)  # ends an iteration
+        entry, view = self._places[case]
+        with self._fetching[entry.shard.name]:
+            path = local_shard(entry.shard, entry.bytes, self._copies)
+        return decode(_read(path, entry), view, int(self.task_ids[case]), self._source)
+
+
+def _read(path: Path, entry: Entry) -> bytes:
+    try:
+        reader = ArrayRecordReader(str(path), "readahead_buffer_size:0")
         try:
-            content = self._records[int(self._record[case])]
-        except (RuntimeError, ValueError, IndexError) as cause:
-            reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-            raise CacheDamaged(
-                f"The prepared cases in {self._files[self._file[case]]} cannot be read ({reason}); "
-                "delete that file, and they are prepared again."
-            ) from cause
-        return decode(content, int(self._view[case]), int(self.task_ids[case]), self._source)
+            if reader.num_records() != entry.records:  # 0 where it cannot be opened
+                raise RuntimeError(f"{reader.num_records()} records where {entry.records} were")
+            (content,) = reader.read([entry.position])
+            return content
+        finally:
+            reader.close()
+    except (RuntimeError, ValueError, IndexError) as cause:
+        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise CacheDamaged(
+            f"The prepared cases in {path} cannot be read ({reason}); delete that file, and they "
+            "are prepared again."
+        ) from cause

@@ -15,6 +15,7 @@ import scipy
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.augment import margin
 from rtsam_jax.data.cases import Case
+from rtsam_jax.data.content import Content, Stamp
 from rtsam_jax.data.failure import Failure
 from rtsam_jax.data.nifti import read_volume
 from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, preprocess
@@ -103,6 +104,7 @@ class Scan:
 
     key: str  # of settings, contents, modality
     source: ScanSource
+    stamps: tuple[tuple[Path, Stamp], ...]  # of its files, when the key was made
     views: tuple[View, ...]  # distinct, sorted by content
     cases: tuple[str, ...]  # ids
     view_of: tuple[int, ...]  # by case: which view is its own
@@ -112,34 +114,39 @@ def group_scans(
     cases: Sequence[Case],
     modality: Mapping[str, str],
     settings: CacheSettings,
-    digests: Mapping[Path, str | RTSamError],
+    contents: Mapping[Path, Content | RTSamError],
 ) -> tuple[list[Scan], list[Failure]]:
     """Groups cases that share image, dose, modality and, where it matters, prescription.
 
     Args:
         modality: by task.
-        digests: of every file of every case; a case with an unreadable one becomes a failure.
+        contents: of every file of every case; a case with an unreadable one becomes a failure.
     """
     groups: dict[ScanSource, list[Case]] = {}
     failures = []
     dose = settings.source == "dose"
     for case in cases:
-        if error := _unreadable(case, digests):
+        if error := _unreadable(case, contents):
             failures.append(Failure(case.id, error.code, str(error)))
             continue
         groups.setdefault(scan_source(case, modality, settings.spec, dose=dose), []).append(case)
+
+    def digest(path: Path | None) -> str | None:
+        found = None if path is None else contents[path]
+        return found.digest if isinstance(found, Content) else None
+
     scans = []
     for source, members in groups.items():
 
         def content(view: View) -> tuple[str, int]:
             path, value = view
-            return ("" if path is None else str(digests[path]), value or 0)
+            return (digest(path) or "", value or 0)
 
         views = sorted({(case.label, case.label_value) for case in members}, key=content)
         parts = {
             "settings": settings.digest,
-            "image": digests[source.image],
-            "dose": None if source.dose is None else digests[source.dose],
+            "image": digest(source.image),
+            "dose": digest(source.dose),
             "modality": source.modality,
             "prescription_gy": source.prescription_gy,
             "views": [content(view) for view in views],
@@ -149,6 +156,11 @@ def group_scans(
             Scan(
                 key=_sha256(json.dumps(parts, sort_keys=True)),
                 source=source,
+                stamps=tuple(
+                    (path, found.stamp)
+                    for path in (source.image, source.dose, *(path for path, _ in views))
+                    if path is not None and isinstance(found := contents[path], Content)
+                ),
                 views=tuple(views),
                 cases=tuple(case.id for case in members),
                 view_of=tuple(place[case.label, case.label_value] for case in members),
@@ -157,11 +169,11 @@ def group_scans(
     return scans, failures
 
 
-def _unreadable(case: Case, digests: Mapping[Path, str | RTSamError]) -> RTSamError | None:
+def _unreadable(case: Case, contents: Mapping[Path, Content | RTSamError]) -> RTSamError | None:
     """Why a case's files have no key, in the words of the reader of volumes if it finds them."""
     for what in ("image", "dose", "label"):
         path = getattr(case, what)
-        if path is None or not isinstance(error := digests[path], RTSamError):
+        if path is None or not isinstance(error := contents[path], RTSamError):
             continue
         try:
             read_volume(path, what=what)

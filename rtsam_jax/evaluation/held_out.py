@@ -53,7 +53,7 @@ def evaluate_held_out(
     folder = run / "evaluation" / data.held_out_name
 
     def told(ids: Mapping[str, int]) -> Method:
-        return lambda case, scan: predict_volume(predict, scan, ids[case.id], size)
+        return lambda case, scan: predict_volume(predict, scan, ids[case.id], size, name=case.id)
 
     methods: dict[str, Method] = {MODEL: told(prompts.own)}
     for probe, ids in prompts.probes.items():

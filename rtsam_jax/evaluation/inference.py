@@ -68,14 +68,14 @@ def make_crop_predictor(
 
 
 def predict_volume(
-    predict: CropPredictor, scan: Preprocessed, text_id: int, size: int
+    predict: CropPredictor, scan: Preprocessed, text_id: int, size: int, *, name: str
 ) -> np.ndarray:
     """Probability `[X, Y, Z]` float32 on the model grid.
 
     One crop where the dose box fits, else overlapping ones blended with Gaussian weights; 0 where
     no crop reaches.
     """
-    high_dose, box = scan.require_dose(name="being predicted", purpose="its box")
+    high_dose, box = scan.require_dose(name=name, purpose="prediction")
     origins = crop_origins(box, size)
     out = []
     for start in range(0, len(origins), BATCH):

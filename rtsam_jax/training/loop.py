@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -26,6 +26,8 @@ from rtsam_jax.training.checkpoint import RunCheckpoints
 from rtsam_jax.training.sharding import shard_batch
 from rtsam_jax.training.state import Built, TrainState
 from rtsam_jax.training.step import StepMetrics
+
+Item = TypeVar("Item")
 
 
 class MetricsLog:
@@ -101,27 +103,30 @@ def _require_finite(metrics: StepMetrics, ids: np.ndarray, step: int, names: Seq
 
 def prefetch(
     batches: Iterator[Sample], mesh: Mesh, depth: int = 2
-) -> Iterator[tuple[np.ndarray, Sample, float]]:
+) -> Iterator[tuple[np.ndarray, Sample]]:
     """Batches on the devices, `depth` of them ahead of the one in use.
 
     Yields:
-        The case ids of this process's rows, the batch, and the seconds that its reading kept the
-        loop waiting: what the threads of the pipeline had not done in time.
+        The case ids of this process's rows, and the batch.
     """
-    ahead: deque[tuple[np.ndarray, Sample, float]] = deque()
-    for _ in range(depth):
-        _enqueue(ahead, batches, mesh)
-    while ahead:
-        yield ahead.popleft()
-        _enqueue(ahead, batches, mesh)
+    ahead: deque[tuple[np.ndarray, Sample]] = deque()
+    for batch in batches:
+        ahead.append((batch.case_id, shard_batch(mesh, batch)))
+        if len(ahead) >= depth:
+            yield ahead.popleft()
+    yield from ahead
 
 
-def _enqueue(ahead: deque, batches: Iterator[Sample], mesh: Mesh) -> None:
-    began = time.monotonic()
-    batch = next(batches, None)
-    if batch is not None:
-        waited = time.monotonic() - began
-        ahead.append((batch.case_id, shard_batch(mesh, batch), waited))
+def timed(items: Iterator[Item], waits: list[float]) -> Iterator[Item]:
+    """The same items; appends the seconds that each kept its taker waiting."""
+    while True:
+        began = time.monotonic()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        waits.append(time.monotonic() - began)
+        yield item
 
 
 def _clock(seconds: float) -> str:
@@ -156,19 +161,19 @@ def train(
     run = Path(cfg.out_dir)
     start = int(built.state.step)
     log = MetricsLog(run, resume_from=start)
-    pending: tuple[int, np.ndarray, float, StepMetrics] | None = None
+    pending: tuple[int, np.ndarray, StepMetrics] | None = None
     clock, clock_step, recent = time.monotonic(), start, []
-    waits: list[float] = []  # not in the log, which a resumed run repeats to the last digit
+    # Only printed: a resumed run repeats the log to the last digit.
+    waits: list[float] = []
 
-    def report(entry: tuple[int, np.ndarray, float, StepMetrics]) -> float:
+    def report(entry: tuple[int, np.ndarray, StepMetrics]) -> float:
         nonlocal clock, clock_step
-        step, ids, waited, metrics = entry
+        step, ids, metrics = entry
         metrics = jax.device_get(metrics)
         _require_finite(metrics, ids, step, case_names)
         values = _values(metrics, float(schedule(step - 1)))
         log.write(step, values)
         recent.append(values)
-        waits.append(waited)
         if step % cfg.log_every == 0 or step == steps:
             now = time.monotonic()
             passed = max(now - clock, 1e-9)
@@ -187,15 +192,15 @@ def train(
         return values["loss"]
 
     try:
-        inputs = prefetch(batches(start, steps), mesh)
-        for step, (ids, batch, waited) in enumerate(inputs, start=start + 1):
+        inputs = timed(prefetch(batches(start, steps), mesh), waits)
+        for step, (ids, batch) in enumerate(inputs, start=start + 1):
             with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
                 state, metrics = step_function(built.state, built.frozen, batch)
             built = Built(built.graphdef, built.frozen, state)
             # The step before is reported while this one runs.
             if pending is not None:
                 report(pending)
-            pending = (step, ids, waited, metrics)
+            pending = (step, ids, metrics)
             if step % cfg.checkpoint_every == 0 or step == steps:
                 loss = report(pending)  # a state is only saved once its step is known to be finite
                 pending = None

@@ -41,6 +41,7 @@ from rtsam_jax.report.tables import failure_table
 
 RECORD = "run.json"
 LOCK = ".lock"
+_NAMED = 5  # cases that a warning names
 
 
 def total_steps(cfg: ExperimentConfig, train_cases: int) -> int:
@@ -70,6 +71,12 @@ def prepare_training(cfg: ExperimentConfig, data: RunData) -> PreparedCases:
             f"{len(prepared.failures)} of {len(data.train)} training cases of {cfg.data.dataset} "
             "cannot be used, for the reasons above; mend them, or move them to another split."
         )
+    if prepared.empty:
+        print(
+            f"warning: {len(prepared.empty)} training cases have an empty label: "
+            f"{', '.join(prepared.empty[:_NAMED])}{', ...' if prepared.empty[_NAMED:] else ''}",
+            flush=True,
+        )
     return PreparedCases(
         [prepared.entries[case.id] for case in data.train],
         [data.tasks.index(case.task) for case in data.train],
@@ -88,14 +95,15 @@ def fingerprints(cases: Sequence[Case], cache: epath.Path) -> list[str]:
         MissingFile, UnreadableFile: of a case's file.
     """
     files = [f for case in cases for f in (case.image, case.dose, case.label) if f is not None]
-    digests = ContentHashes(cache).of(files)
-    for found in digests.values():
+    digests = {}
+    for path, found in ContentHashes(cache).of(files).items():
         if isinstance(found, RTSamError):
             raise found
+        digests[path] = found.digest
 
     def line(case: Case) -> str:
-        contents = [digests.get(f) if f else None for f in (case.image, case.dose, case.label)]
-        what = [case.id, case.task, *contents, case.label_value, case.record]
+        held = [digests.get(f) if f else None for f in (case.image, case.dose, case.label)]
+        what = [case.id, case.task, *held, case.label_value, case.record]
         return json.dumps(what, sort_keys=True)
 
     return [line(case) for case in cases]
@@ -171,8 +179,8 @@ def _take(lock: IO[str], run: Path) -> None:
 
 
 def _require_same(run: Path, stored: dict[str, Any], cfg: ExperimentConfig, digest: str) -> None:
-    # Where a run and its caches lie is not part of what it is. Nor is the language model's place:
-    # model.json has its digest.
+    # Where a run and its caches lie is not part of what it is, nor on how many devices it goes on.
+    # Nor is the language model's place: model.json has its digest.
     before, now = (
         _without_places(config) for config in (stored["config"], json.loads(cfg.to_json()))
     )
@@ -201,7 +209,7 @@ def _without_places(config: dict[str, Any]) -> dict[str, Any]:
         for key, value in config.get("data", {}).items()
         if key not in ("cache", "prepare_workers", "read_threads")
     }
-    return {**config, "out": "", "prompt": prompt, "data": data}
+    return {**config, "out": "", "prompt": prompt, "data": data, "mesh": {}}
 
 
 def _not_writable(run: Path, cause: OSError) -> NotWritable:

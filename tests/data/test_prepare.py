@@ -430,3 +430,44 @@ def test_whole_volume_statistics_are_in_the_index(dataset: Path) -> None:
         assert about["shape"] == list(scan.grid.shape)
         for name in ("mean", "std", "dmax", "threshold_gy", "fraction_outside_dose"):
             assert about[name] == getattr(scan, name)
+
+
+def test_a_file_that_changes_while_it_is_prepared_is_not_stored(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its new content would lie under the key of the old one."""
+    real = prepare.preprocess_scan
+
+    def meanwhile(scan, *rest, **named):
+        found = real(scan, *rest, **named)
+        if scan.image.name == "p0_image.nii.gz":
+            change_voxel(scan.image)
+        return found
+
+    monkeypatch.setattr(prepare, "preprocess_scan", meanwhile)
+    (failure,) = run(dataset).failures
+    assert failure.case == "p0_orn" and failure.code == "unreadable_file"
+    assert failure.message.endswith(
+        "p0_image.nii.gz was changed while it was prepared; start again."
+    )
+    monkeypatch.setattr(prepare, "preprocess_scan", real)
+    done = run(dataset)
+    assert done.fresh == 1 and not done.failures
+
+
+def test_empty_labels_are_known(dataset: Path) -> None:
+    document = json.loads((dataset / "dataset.json").read_text())
+    document["cases"][0]["label_value"] = 5  # which its map does not hold
+    (dataset / "dataset.json").write_text(json.dumps(document))
+    done = run(dataset)
+    assert done.empty == ["p0_orn"] and not done.failures
+    assert not opened(done, cases_of(dataset))[0].label.any()
+
+
+def test_more_shards_than_files_may_be_open(dataset: Path) -> None:
+    cases = cases_of(dataset)
+    read = opened(run(dataset), cases)
+    before = len(os.listdir("/proc/self/fd"))
+    for near in [*read, *read]:
+        assert near.label.any()
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -41,7 +41,7 @@ def recording():
 def test_one_crop_where_the_box_fits() -> None:
     scan = scan_of((20, 20, 20), (6, 7, 8), (11, 12, 13))
     predict, calls = recording()
-    found = predict_volume(predict, scan, 2, SIZE)
+    found = predict_volume(predict, scan, 2, SIZE, name="c")
     [(image, roi, task)] = calls
     assert image.shape == roi.shape == (1, SIZE, SIZE, SIZE) and task.tolist() == [2]
     assert roi.sum() == scan.roi.sum()
@@ -54,7 +54,7 @@ def test_one_crop_where_the_box_fits() -> None:
 def test_tiles_cover_a_larger_box_and_blend() -> None:
     scan = scan_of((24, 20, 20), (2, 6, 6), (20, 9, 17))
     predict, calls = recording()
-    found = predict_volume(predict, scan, 1, SIZE)
+    found = predict_volume(predict, scan, 1, SIZE, name="c")
     assert len(calls) > 1 and all(len(image) <= BATCH for image, _, _ in calls)
     inside = scan.roi.astype(bool)
     np.testing.assert_allclose(found[inside], scan.image[inside], rtol=1e-6)
@@ -64,7 +64,7 @@ def test_tiles_cover_a_larger_box_and_blend() -> None:
 def test_beyond_the_volume_the_predictor_sees_background() -> None:
     scan = scan_of((6, 20, 20), (0, 6, 6), (5, 11, 11))
     predict, calls = recording()
-    predict_volume(predict, scan, 0, SIZE)
+    predict_volume(predict, scan, 0, SIZE, name="c")
     assert (calls[0][0][0, 0] == -7).all() and (calls[0][1][0, 0] == 0).all()
 
 

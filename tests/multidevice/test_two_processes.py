@@ -20,7 +20,7 @@ import pytest
 from tests.tiny import CASES, REPOSITORY, command_environment, write_tiny_dataset
 
 BATCH, STOPPED, STEPS = 4, 3, 6
-LIMIT_S = 90  # of one run: a process that waits in vain for another fails
+LIMIT_S = 75  # of one run: a process that waits in vain for another fails
 
 
 def free_port() -> int:

@@ -34,7 +34,7 @@ from tests.tiny import TASKS, tiny_config
 
 BATCH, WORDINGS = 4, 3
 MIRRORED = 1000  # what a flip adds to a text id
-CONNECT_S = 30  # for all processes to find each other
+WAIT_S = 30  # for the other processes, to come and to go: one that failed says why in time
 AUGMENT = AugmentConfig(flip_axes=(0, 1, 2), affine=0.8, noise=0.8)
 
 
@@ -102,7 +102,13 @@ def rows_here(batch: Sample) -> list[int]:
 def main() -> None:
     dataset, (port, count, index, start, stop) = sys.argv[1], map(int, sys.argv[2:])
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", count, index, initialization_timeout=CONNECT_S)
+    jax.distributed.initialize(
+        f"localhost:{port}",
+        count,
+        index,
+        initialization_timeout=WAIT_S,
+        shutdown_timeout_seconds=WAIT_S,
+    )
     grain.config.update("py_debug_mode", False)
     cfg = tiny_config(dataset, batch_size=BATCH, augment=AUGMENT)
     size = get_spec(cfg.model.preset).image_size
@@ -123,7 +129,7 @@ def main() -> None:
     checksums = make_checksums(cfg, size, mesh)
     step = jax.device_put(np.int32(start), replicated(mesh))
     told, held, sums = [], [], []
-    for ids, batch, _ in prefetch(batches_from(stream, start, stop), mesh):
+    for ids, batch in prefetch(batches_from(stream, start, stop), mesh):
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
             step, found = checksums(step, batch)
             found = jax.device_get(found)
