@@ -194,6 +194,20 @@ def test_a_cpu_as_two_devices(place: Path) -> None:
     assert table.read_text() == first
 
 
+def test_a_run_goes_on_with_another_number_of_devices(place: Path) -> None:
+    shutil.copytree(place / "whole", place / "moved")
+    shutil.rmtree(place / "moved" / "checkpoints" / str(STEPS))
+    result = train(place, "moved", "--config.mesh.cpu_devices=2", "--config.evaluate=False")
+    assert result.returncode == 3 and "evaluate" in result.stderr  # what else differs is told
+    result = train(place, "moved", "--config.mesh.cpu_devices=2")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "resuming at step 20\n" in result.stdout and "on 2 x cpu" in result.stdout
+    logs = [(place / name / "metrics.jsonl").read_text() for name in ("whole", "moved")]
+    whole, moved = ([json.loads(line)["loss"] for line in log.splitlines()] for log in logs)
+    assert moved[:20] == whole[:20]
+    np.testing.assert_allclose(moved[20:], whole[20:], rtol=0.02)  # sums run in another order
+
+
 def test_a_bad_held_out_case_stops_a_run_before_its_first_step(
     place: Path, tiny_dataset: Path
 ) -> None:

@@ -434,3 +434,11 @@ def test_a_real_map_of_many_structures(data_pack: Path, tmp_path: Path) -> None:
     for case in dataset.cases[::10]:
         inside = read_label(case.label, case.label_value)
         assert inside.array.sum() == (part.array == case.label_value).sum()
+
+
+def test_a_structure_with_the_name_of_the_row_over_all(tmp_path: Path) -> None:
+    document = {**V2, "labels": {"background": 0, "all": 1, "other": 2}}
+    source = write_folder(tmp_path / "source", document)
+    with pytest.raises(errors.DatasetSchemaError, match=f"^{source}: a structure is called 'all'"):
+        imported(tmp_path, source)
+    assert not (tmp_path / "out").exists()
