@@ -116,15 +116,10 @@ def _build(root: Path, volumes: int, masks: int) -> int:
     shards = [scans[at : at + _SHARD] for at in range(0, len(scans), _SHARD)]
     template = Path()
     for shard in shards:
-        entries = [
-            {"key": scan.key, "views": [{}] * len(scan.views), "about": {}} for scan in shard
-        ]
-        if shard is shards[0]:
-            write_shard(
-                folder,
-                [(content, entry) for content, entry in zip(records, entries, strict=False)],
-            )
-            template = next(Path(folder).glob("*.array_record"))
+        entries = [{"key": k.key, "views": [{}] * len(k.views), "about": {}} for k in shard]
+        if shard is shards[0] or len(shard) < _SHARD:
+            write_shard(folder, list(zip(records, entries, strict=False)))
+            template = template if template.name else next(Path(folder).glob("*.array_record"))
             continue
         name = shard[0].key[:16]
         os.link(template, folder / f"{name}.array_record")
