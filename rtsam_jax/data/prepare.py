@@ -29,6 +29,7 @@ from rtsam_jax.data.scans import CacheSettings, Scan, View, group_scans, preproc
 from rtsam_jax.errors import CacheDamaged, RTSamError, UnreadableFile
 
 _LARGEST_SHARD = 64  # scans; what a kill can cost, against the number of files
+_SHARD_BYTES = 2**29  # written as soon as they are reached: until then they are in memory
 _PER_WORKER = 4  # shards for each process at least, so that none waits long for another
 Reason = tuple[str, str]  # code and sentence of an error
 
@@ -222,13 +223,17 @@ def _end_with_parent() -> None:
 def prepare_chunk(
     scans: Sequence[Scan], settings: CacheSettings, folder: epath.Path
 ) -> dict[str, Reason]:
-    """Writes one shard; returns why a scan is not in it, by key.
+    """Writes a shard, or several where one would be large; returns why a scan is in none, by key.
 
     Raises:
         NotWritable: the cache cannot be written.
     """
-    records, failed = [], {}
+    records: list[tuple[bytes, dict[str, Any]]] = []
+    failed: dict[str, Reason] = {}
     for scan in scans:
+        if sum(len(content) for content, _ in records) >= _SHARD_BYTES:
+            write_shard(folder, records)
+            records.clear()
         try:
             records.append(_prepare_scan(scan, settings))
         except RTSamError as error:

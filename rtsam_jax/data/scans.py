@@ -126,7 +126,7 @@ def group_scans(
     failures = []
     dose = settings.source == "dose"
     for case in cases:
-        if error := _unreadable(case, contents):
+        if error := _unreadable(case if dose else dataclasses.replace(case, dose=None), contents):
             failures.append(Failure(case.id, error.code, str(error)))
             continue
         groups.setdefault(scan_source(case, modality, settings.spec, dose=dose), []).append(case)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from rtsam_jax import prepare as prepare_command
 from rtsam_jax.config import AugmentConfig
 from rtsam_jax.data import prepare, scans
 from rtsam_jax.data.augment import margin
@@ -224,6 +225,17 @@ def test_two_processes_give_what_one_gives(dataset: Path, monkeypatch: pytest.Mo
     assert all(same(a, b) for a, b in zip(one, opened(done, cases), strict=True))
 
 
+def test_large_records_are_not_gathered(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = cases_of(dataset)
+    few = list(opened(run(dataset), cases))
+    for path in run(dataset).folder.iterdir():
+        path.unlink()
+    monkeypatch.setattr(prepare, "_SHARD_BYTES", 1)
+    done = run(dataset)
+    assert len(names(done, ".array_record")) == 5
+    assert all(same(a, b) for a, b in zip(few, opened(done, cases), strict=True))
+
+
 def test_float16_is_near(dataset: Path) -> None:
     cases = cases_of(dataset)
     full = opened(run(dataset), cases)
@@ -252,6 +264,18 @@ def test_a_bad_case_is_named_and_the_other_is_prepared(tmp_path: Path, name: str
         assert len(names(done, ".array_record")) == len(names(done, ".json")) - 1
         (near,) = opened(done, cases_of(tmp_path)[:1])
         assert near.label.any()
+
+
+@pytest.mark.parametrize("name", [name for name, bad in CORPUS.items() if bad.strikes == "dataset"])
+def test_a_bad_dataset_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    bad = CORPUS[name]
+    make_dataset(tmp_path)
+    bad.damage(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(bad.error) as caught:
+        prepare_command.run(tiny_config(tmp_path, dose__tau=0.8, data__spacing_mm=1.0))
+    assert bad.says(str(caught.value), tmp_path), caught.value
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_a_bad_label_spoils_no_other_task_of_its_scan(dataset: Path) -> None:
