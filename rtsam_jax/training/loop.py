@@ -112,7 +112,7 @@ def prefetch(
     ahead: deque[tuple[np.ndarray, Sample]] = deque()
     for batch in batches:
         ahead.append((batch.case_id, shard_batch(mesh, batch)))
-        if len(ahead) >= depth:
+        if len(ahead) > depth:
             yield ahead.popleft()
     yield from ahead
 
