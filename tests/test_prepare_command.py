@@ -37,6 +37,23 @@ def prepare(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return run_module("prepare", "--config", "config.py", *more, cwd=folder)
 
 
+def prepare_with_files_up_to(
+    size: int, folder: Path, *more: str
+) -> subprocess.CompletedProcess[str]:
+    """The command where the system refuses to write more than `size` bytes to one file."""
+    return subprocess.run(
+        [sys.executable, "-m", "rtsam_jax.prepare", "--config", "config.py", *more],
+        cwd=folder,
+        env=command_environment(JAX_ENABLE_COMPILATION_CACHE="false"),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)
+        ),
+        check=False,
+    )
+
+
 def test_prepares_once_and_reports(place: Path) -> None:
     first = prepare(place, "--report")
     assert first.returncode == 0, first.stderr[-3000:]
@@ -105,17 +122,7 @@ def test_a_cache_that_cannot_be_written(place: Path) -> None:
 
 def test_a_full_disk_while_the_report_is_written(place: Path) -> None:
     assert prepare(place).returncode == 0
-    limit = (100_000, resource.RLIM_INFINITY)
-    command = [sys.executable, "-m", "rtsam_jax.prepare", "--config", "config.py", "--report"]
-    full = subprocess.run(
-        command,
-        cwd=place,
-        env=command_environment(JAX_ENABLE_COMPILATION_CACHE="false"),
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
-        check=False,
-    )
+    full = prepare_with_files_up_to(100_000, place, "--report")
     assert full.returncode == 3 and "6 of 6 cases on 5 scans" in full.stdout
     assert full.stderr.splitlines()[-1].startswith("error[not_writable]: the system refuses access")
     left = {path.name for path in (place / "dataset" / "prepared").iterdir() if path.is_file()}
@@ -135,17 +142,7 @@ def test_an_empty_label_is_told(place: Path) -> None:
 
 def test_a_full_disk_leaves_no_half_and_is_made_good(place: Path) -> None:
     """The system refuses to write more than 300 kB to one file: no shard fits."""
-    command = [sys.executable, "-m", "rtsam_jax.prepare", "--config", "config.py"]
-    limit = (300_000, resource.RLIM_INFINITY)
-    full = subprocess.run(
-        command,
-        cwd=place,
-        env=command_environment(JAX_ENABLE_COMPILATION_CACHE="false"),
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
-        check=False,
-    )
+    full = prepare_with_files_up_to(300_000, place)
     assert full.returncode == 3, full.stderr[-3000:]
     line = full.stderr.splitlines()[-1]
     assert (

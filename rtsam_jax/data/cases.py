@@ -60,6 +60,11 @@ class Case:
         """What an incomplete case lacks, of "dose" and "label"."""
         return tuple(part for part in ("dose", "label") if getattr(self, part) is None)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of image, dose and label that it has."""
+        return tuple(path for path in (self.image, self.dose, self.label) if path is not None)
+
 
 @dataclass(frozen=True)
 class Dataset:

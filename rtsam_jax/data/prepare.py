@@ -31,11 +31,11 @@ from rtsam_jax.errors import CacheDamaged, RTSamError, UnreadableFile
 _LARGEST_SHARD = 64  # scans; what a kill can cost, against the number of files
 _SHARD_BYTES = 2**29  # written as soon as they are reached: until then they are in memory
 _PER_WORKER = 4  # shards for each process at least, so that none waits long for another
-Reason = tuple[str, str]  # code and sentence of an error
-
 _FEW = 8  # scans that are done before a second process has started
 
-_GONE = (
+Reason = tuple[str, str]  # code and sentence of an error
+
+_GONE: Reason = (
     CacheDamaged.code,
     "Its prepared scan was removed by another command while this one ran; start it again.",
 )
@@ -84,8 +84,7 @@ def prepare_cases(
         NotWritable: the cache cannot be written.
     """
     folder = settings_folder(cache, settings)
-    files = [f for case in cases for f in (case.image, case.dose, case.label) if f is not None]
-    contents = ContentHashes(cache).of(files)
+    contents = ContentHashes(cache).of(path for case in cases for path in case.files)
     scans, failures = group_scans(cases, modality, settings, contents)
     index = read_index(folder)
     if _missing(scans, index):
@@ -126,48 +125,36 @@ def _prepare_scans(
     chunks = [scans[at : at + length] for at in range(0, len(scans), length)]
     failed: dict[str, Reason] = {}
     with Progress(sum(len(scan.cases) for scan in scans)) as progress:
-        run = _here if workers <= 1 else _in_parallel(workers)
-        for chunk, reasons in run(chunks, settings, folder):
+        for chunk, reasons in _each_chunk(chunks, settings, folder, workers):
             failed |= reasons
             progress.add(sum(len(scan.cases) for scan in chunk))
     return failed
 
 
-Runner = Callable[
-    [Sequence[Sequence[Scan]], CacheSettings, epath.Path],
-    Iterator[tuple[Sequence[Scan], dict[str, Reason]]],
-]
-
-
-def _here(
-    chunks: Sequence[Sequence[Scan]], settings: CacheSettings, folder: epath.Path
+def _each_chunk(
+    chunks: Sequence[Sequence[Scan]], settings: CacheSettings, folder: epath.Path, workers: int
 ) -> Iterator[tuple[Sequence[Scan], dict[str, Reason]]]:
-    for chunk in chunks:
-        yield chunk, prepare_chunk(chunk, settings, folder)
-
-
-def _in_parallel(workers: int) -> Runner:
-    def run(
-        chunks: Sequence[Sequence[Scan]], settings: CacheSettings, folder: epath.Path
-    ) -> Iterator[tuple[Sequence[Scan], dict[str, Reason]]]:
-        killed = []
-        for chunk, done in in_processes(prepare_chunk, chunks, settings, folder, workers=workers):
-            if isinstance(done, BrokenProcessPool):
-                killed.append(chunk)
-            elif isinstance(done, Exception):
-                raise done
-            else:
-                yield chunk, done
-        for scan in (scan for chunk in killed for scan in chunk):
-            # In a process of its own, so that it takes no other with it.
-            ((_, done),) = in_processes(prepare_chunk, [[scan]], settings, folder, workers=1)
-            if isinstance(done, BrokenProcessPool):
-                done = {scan.key: ("worker_killed", killed_sentence(scan.source.image))}
-            elif isinstance(done, Exception):
-                raise done
-            yield [scan], done
-
-    return run
+    """Chunks as they are done, here or in processes, each with what `prepare_chunk` returned."""
+    if workers <= 1:
+        for chunk in chunks:
+            yield chunk, prepare_chunk(chunk, settings, folder)
+        return
+    killed = []
+    for chunk, done in in_processes(prepare_chunk, chunks, settings, folder, workers=workers):
+        if isinstance(done, BrokenProcessPool):
+            killed.append(chunk)
+        elif isinstance(done, Exception):
+            raise done
+        else:
+            yield chunk, done
+    for scan in (scan for chunk in killed for scan in chunk):
+        # In a process of its own, so that it takes no other with it.
+        ((_, done),) = in_processes(prepare_chunk, [[scan]], settings, folder, workers=1)
+        if isinstance(done, BrokenProcessPool):
+            done = {scan.key: ("worker_killed", killed_sentence(scan.source.image))}
+        elif isinstance(done, Exception):
+            raise done
+        yield [scan], done
 
 
 def killed_sentence(image: Path) -> str:

@@ -45,7 +45,7 @@ _NAMED = 5  # cases that a warning names
 
 
 def total_steps(cfg: ExperimentConfig, train_cases: int) -> int:
-    """Optimiser steps of a run; an epoch visits every training case once."""
+    """Optimiser steps of a run; an epoch takes as many samples as there are cases."""
     return cfg.steps or math.ceil(cfg.epochs * train_cases / cfg.batch_size)
 
 
@@ -94,8 +94,8 @@ def fingerprints(cases: Sequence[Case], cache: epath.Path) -> list[str]:
     Raises:
         MissingFile, UnreadableFile: of a case's file.
     """
-    files = [f for case in cases for f in (case.image, case.dose, case.label) if f is not None]
     digests = {}
+    files = (path for case in cases for path in case.files)
     for path, found in ContentHashes(cache).of(files).items():
         if isinstance(found, RTSamError):
             raise found
