@@ -23,7 +23,7 @@ _SHARP = 0.01  # voxels; a blur of this standard deviation is the identity in fl
 _TINY = np.finfo(np.float32).tiny  # the smallest range that can be divided by
 
 
-def augment(batch: Sample, key: jax.Array, cfg: AugmentConfig, size: int) -> Sample:
+def augment(batch: Sample, keys: jax.Array, cfg: AugmentConfig, size: int) -> Sample:
     """Crops of side `size`, each changed by draws of its own key: pure, for use under `jit`.
 
     A change of probability or strength 0 is not in the program. A sample for which a change is not
@@ -32,7 +32,7 @@ def augment(batch: Sample, key: jax.Array, cfg: AugmentConfig, size: int) -> Sam
     Args:
         batch: `image` [B, P, P, P, 1] float32, `label` and `roi` [B, P, P, P] uint8 of 0 and 1,
             P = size + 2 * margin(cfg, size), around the crops' centres.
-        key: split into one per sample, so that the result does not depend on the devices.
+        keys: [B], one per sample, so that the result depends on neither batch nor devices.
 
     Returns:
         `image` [B, S, S, S, 1] float32, `label` and `roi` [B, S, S, S] uint8, S = size; `text_id`
@@ -48,7 +48,6 @@ def augment(batch: Sample, key: jax.Array, cfg: AugmentConfig, size: int) -> Sam
             f"crops of {batch.label.shape[1:]} voxels came to config.augment, whose strengths "
             f"need {side} along each axis for a crop of {size}: cut them with its margin."
         )
-    keys = jax.random.split(key, batch.label.shape[0])
     return jax.vmap(functools.partial(_augment_one, cfg=cfg, size=size))(batch, keys)
 
 
@@ -142,8 +141,10 @@ def _augment_one(sample: Sample, key: jax.Array, *, cfg: AugmentConfig, size: in
     else:
         image, label, roi = (_reverse(volume, flipped, cfg) for volume in volumes)
     image = _change_values(k_values, image, cfg)
-    text_ids = _swap(flipped[0], sample.text_id, sample.mirrored_text_id)
-    return Sample(image[..., None], label, roi, *text_ids, sample.case_id)
+    text_id, mirrored = _swap(flipped[0], sample.text_id, sample.mirrored_text_id)
+    return sample._replace(
+        image=image[..., None], label=label, roi=roi, text_id=text_id, mirrored_text_id=mirrored
+    )
 
 
 def _swap(swapped: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -127,8 +127,10 @@ class SameConv(nnx.Module):
 class PatchConvTranspose(nnx.Module):
     """Transposed convolution, kernel 2 and stride 2: every voxel becomes its own 2^3 block.
 
-    `[B, X, Y, Z, C_in] -> [B, 2X, 2Y, 2Z, C_out]`; kernel `[2, 2, 2, C_in, C_out]`, unflipped:
-    output voxel `2i + a` is `x[i] @ kernel[a]` (reference trap 8).
+    `[..., C_in] -> [..., 8, C_out]`; kernel `[2, 2, 2, C_in, C_out]`, unflipped: output voxel
+    `2i + a` is `x[i] @ kernel[a]` (reference trap 8). The blocks stay beside their voxel: what
+    follows takes each voxel alone, so `place_blocks` need not move them before the last, which has
+    one channel left.
     """
 
     def __init__(self, fan_in: int, fan_out: int, *, precision: Precision):
@@ -138,12 +140,18 @@ class PatchConvTranspose(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         dtype = self.precision.compute
-        b, x_, y_, z_, c = x.shape
-        out = self.kernel.shape[-1]
+        c, out = self.kernel.shape[-2:]
         kernel = self.kernel[...].astype(dtype).transpose(3, 0, 1, 2, 4).reshape(c, -1)
         y = jnp.matmul(x.astype(dtype), kernel, precision=self.precision.matmul)
-        y = y.reshape(b, x_, y_, z_, 2, 2, 2, out).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-        return y.reshape(b, 2 * x_, 2 * y_, 2 * z_, out) + self.bias[...].astype(dtype)
+        return y.reshape(*x.shape[:-1], 8, out) + self.bias[...].astype(dtype)
+
+
+def place_blocks(x: Array) -> Array:
+    """Blocks of blocks to where they belong: `[B, X, Y, Z, 8, 8, C] -> [B, 4X, 4Y, 4Z, C]`."""
+    b, x_, y_, z_, _, _, c = x.shape
+    x = x.reshape(b, x_, y_, z_, 2, 2, 2, 2, 2, 2, c)
+    x = x.transpose(0, 1, 4, 7, 2, 5, 8, 3, 6, 9, 10)
+    return x.reshape(b, 4 * x_, 4 * y_, 4 * z_, c)
 
 
 class MLP(nnx.Module):

@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rtsam_jax.models.layers import MLP, Array, MLPBlock, PatchConvTranspose, Precision, gelu
+from rtsam_jax.models.layers import (
+    MLP,
+    Array,
+    MLPBlock,
+    PatchConvTranspose,
+    Precision,
+    gelu,
+    place_blocks,
+)
 from rtsam_jax.models.presets import ModelSpec
 
 NORM_EPSILON = 1e-5  # nn.LayerNorm's default; LayerNorm3d keeps 1e-6 (reference trap 7)
@@ -124,7 +132,7 @@ class TwoWayTransformer(nnx.Module):
 
 
 class Upscaling(nnx.Module):
-    """`[B, g, g, g, C] -> [B, 4g, 4g, 4g, C / 8]`."""
+    """`[B, g, g, g, C] -> [B, g, g, g, 8, 8, C / 8]`, the blocks that `place_blocks` takes."""
 
     def __init__(self, width: int, *, precision: Precision, rngs: nnx.Rngs):
         self.conv1 = PatchConvTranspose(width, width // 4, precision=precision)
@@ -181,11 +189,11 @@ class MaskDecoder3D(nnx.Module):
         upscaled = self.upscaling(image.reshape(b, g, g, g, c))
         coefficients = jnp.stack([self.hypernetworks[i](out[:, 1 + i]) for i in wanted], axis=1)
         logits = jnp.einsum(
-            "bxyzc,bmc->bxyzm",
+            "bxyzpqc,bmc->bxyzpqm",
             upscaled,
             coefficients,
             precision=self.precision.matmul,
             preferred_element_type=jnp.float32,
         )
         iou = self.iou_head(out[:, 0]).astype(jnp.float32)
-        return Masks(logits, iou[:, jnp.array(list(wanted))])
+        return Masks(place_blocks(logits), iou[:, jnp.array(list(wanted))])

@@ -33,6 +33,7 @@ class Refinement(NamedTuple):
 
     Attributes:
         pass_scores: what `score` returned, stacked: every leaf is [1 + iterations, ...].
+        wrong: [1 + iterations, B, 2] int32, missed and excess voxels of every pass.
         points: [B, N, 3] float32, the click buffer of the last pass.
         labels: [B, N] int32, 1 / 0 / -2.
         low_res_logits: [B, a, b, c, 1] float32, the last pass's prediction; without a gradient if
@@ -40,6 +41,7 @@ class Refinement(NamedTuple):
     """
 
     pass_scores: Any
+    wrong: jax.Array
     points: jax.Array
     labels: jax.Array
     low_res_logits: jax.Array
@@ -80,6 +82,24 @@ def _find(counts: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
     return before.sum(dtype=jnp.int32), k - (counts * before).sum(dtype=jnp.int32)
 
 
+_BASE = 4096  # two counts of a row in one float32: exact, since _BASE ** 2 = 2 ** 24
+
+
+def count_rows(prediction: jax.Array, truth: jax.Array) -> jax.Array:
+    """Wrong voxels of masks [..., X, Y, Z] by row: int32 [..., 2, X, Y], missed before excess.
+
+    Both are counted in one go over the volume, as digits of one number.
+
+    Raises:
+        ValueError: a row has more voxels than a digit holds.
+    """
+    if truth.shape[-1] >= _BASE:
+        raise ValueError(f"rows of {truth.shape[-1]} voxels; clicks count up to {_BASE - 1}")
+    digit = jnp.where(truth, 1.0, float(_BASE))
+    both = jnp.where(prediction != truth, digit, 0.0).sum(-1).astype(jnp.int32)
+    return jnp.stack([both % _BASE, both // _BASE], axis=-3)
+
+
 def sample_clicks(
     key: jax.Array, prediction: jax.Array, truth: jax.Array, n: int, sampling: str
 ) -> tuple[jax.Array, jax.Array]:
@@ -108,12 +128,20 @@ def sample_clicks(
     """
     if sampling not in ("uniform", "balanced"):
         raise ConfigError(f"config.click.sampling is {sampling!r}; use 'uniform' or 'balanced'.")
+    return _draw(key, count_rows(prediction, truth), prediction, truth, n, sampling)
+
+
+def _draw(
+    key: jax.Array,
+    rows: jax.Array,
+    prediction: jax.Array,
+    truth: jax.Array,
+    n: int,
+    sampling: str,
+) -> tuple[jax.Array, jax.Array]:
+    """`sample_clicks` with the errors counted already; axis 0 of `rows` is the side, FN or FP."""
     if n == 0:
         return jnp.zeros((0, 3), jnp.float32), jnp.zeros((0,), jnp.int32)
-
-    missed, excess = truth & ~prediction, prediction & ~truth
-    # Axis 0 is the side: 0 = FN, 1 = FP.
-    rows = jnp.stack([missed.sum(-1, dtype=jnp.int32), excess.sum(-1, dtype=jnp.int32)])
     planes = rows.sum(-1, dtype=jnp.int32)  # [2, X]
     totals = planes.sum(-1, dtype=jnp.int32)  # [2]
 
@@ -149,12 +177,13 @@ def foreground(logits: jax.Array, threshold: float) -> jax.Array:
     return logits.astype(jnp.float32) >= math.log(threshold / (1 - threshold))
 
 
-def click_keys(key: jax.Array, after_pass: jax.Array | int, batch: int) -> jax.Array:
-    """One key per case for the clicks drawn after a pass: key, folded with pass, then case.
+def click_keys(key: jax.Array, batch: int, cfg: ClickConfig) -> jax.Array:
+    """Keys [B, 1 + iterations] of the clicks drawn after each pass: key, folded with pass and case.
 
     Neither the number of passes nor the batch's size changes what a case draws.
     """
-    return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, after_pass)))(
+    of_pass = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(1 + cfg.iterations))
+    return jax.vmap(lambda case: jax.vmap(partial(jax.random.fold_in, data=case))(of_pass))(
         jnp.arange(batch)
     )
 
@@ -172,12 +201,11 @@ def refine(
     upsample: Upsample,
     score: Score,
     label: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
     cfg: ClickConfig,
     mask_shape: tuple[int, int, int],
     *,
     slots: int = 0,
-    remat: bool = True,
 ) -> Refinement:
     """A first prediction from the fixed prompts, then clicks on its error, in one `lax.scan`.
 
@@ -196,11 +224,10 @@ def refine(
         upsample: low-resolution logits [B, a, b, c, 1] float32 -> logits [B, X, Y, Z].
         score: (logits, predicted IoU) -> pytree of small arrays: losses and metrics.
         label: [B, X, Y, Z], non-zero = foreground.
-        key: one PRNG key for the whole refinement; see `click_keys`.
+        keys: [B, 1 + iterations], of `click_keys`.
         cfg: number of clicks, how they are drawn and kept.
         mask_shape: (a, b, c).
         slots: N; 0 takes as many as `cfg` fills, which may be none.
-        remat: recompute a pass in the backward pass instead of storing its activations.
 
     Raises:
         ConfigError: `slots` is too small.
@@ -221,6 +248,12 @@ def refine(
         points = jnp.zeros((batch, count, 3), jnp.float32)
         return points, jnp.full((batch, count), UNUSED, jnp.int32)
 
+    def look(low_res: jax.Array, iou_prediction: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        """All that a pass does at full resolution: scores, prediction, wrong voxels by row."""
+        logits = upsample(low_res)
+        prediction = foreground(lax.stop_gradient(logits), cfg.threshold)
+        return score(logits, iou_prediction), prediction, count_rows(prediction, truth)
+
     def body(carry: _Carry, inputs: tuple[jax.Array, jax.Array]) -> tuple[_Carry, Any]:
         step, keys = inputs
         points, labels = carry.points, carry.labels
@@ -232,20 +265,23 @@ def refine(
 
         low_res, iou_prediction = decode(points, labels, carry.mask_logits)
         low_res = low_res.astype(jnp.float32)
-        logits = upsample(low_res)
-        scores = score(logits, iou_prediction)
+        scores, prediction, rows = look(low_res, iou_prediction)
 
-        prediction = foreground(lax.stop_gradient(logits), cfg.threshold)
-        draw = partial(sample_clicks, n=n, sampling=cfg.sampling)
+        draw = partial(_draw, n=n, sampling=cfg.sampling)
         # The last pass draws as well, for nobody: one pass over a mask, against a second trace.
-        new_points, new_labels = jax.vmap(draw)(keys, prediction, truth)
+        new_points, new_labels = jax.vmap(draw)(keys, rows, prediction, truth)
         mask = lax.stop_gradient(low_res) if cfg.detach_mask else low_res
-        return _Carry(points, labels, mask, new_points, new_labels), scores
+        carry = _Carry(points, labels, mask, new_points, new_labels)
+        return carry, (scores, rows.sum((-2, -1), dtype=jnp.int32))
 
     steps = jnp.arange(passes, dtype=jnp.int32)
-    keys = jax.vmap(lambda step: click_keys(key, step, batch))(steps)  # [1 + iterations, B]
     first = _Carry(*unused(slots), jnp.zeros((batch, *mask_shape, 1), jnp.float32), *unused(n))
     # A scan step is its own fence against common-subexpression elimination.
-    step_function = jax.checkpoint(body, prevent_cse=False) if remat else body
-    last, pass_scores = lax.scan(step_function, first, (steps, keys))
-    return Refinement(pass_scores, last.points, last.labels, last.mask_logits)
+    checkpoint = partial(jax.checkpoint, prevent_cse=False)
+    if cfg.remat == "elementwise":
+        look = checkpoint(look)  # even its products: a volume of full resolution is never kept
+        body = checkpoint(body, policy=jax.checkpoint_policies.dots_saveable)
+    elif cfg.remat == "all":
+        body = checkpoint(body)
+    last, (pass_scores, wrong) = lax.scan(body, first, (steps, keys.swapaxes(0, 1)))
+    return Refinement(pass_scores, wrong, last.points, last.labels, last.mask_logits)

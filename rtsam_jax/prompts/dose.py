@@ -211,13 +211,15 @@ def fill_box(box: jax.Array, valid: jax.Array, size: int) -> jax.Array:
     return inside.astype(jnp.uint8)
 
 
-def jitter_box(box: jax.Array, key: jax.Array, voxels: int, size: int) -> jax.Array:
+def jitter_box(box: jax.Array, keys: jax.Array, voxels: int, size: int) -> jax.Array:
     """Moves each side of boxes `[B, 2, 3]` by up to `voxels`, within a crop of edge `size`.
 
     Whole voxels, corners in order; for training on boxes drawn around a label, which are never so
     tight at test time.
+
+    Args:
+        keys: [B], one per box.
     """
-    keys = jax.random.split(key, box.shape[0])
     shift = jax.vmap(lambda k: jax.random.randint(k, (2, 3), -voxels, voxels + 1))(keys)
     return jnp.sort(jnp.clip(box + shift, 0, size - 1), axis=1)
 

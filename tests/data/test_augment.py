@@ -49,13 +49,19 @@ def noise_batch(cfg: AugmentConfig, size: int, batch: int = BATCH, seed: int = 0
         text_id=ids,
         mirrored_text_id=np.append(ids[:-1] + 100, -1).astype(np.int32),
         case_id=ids + 7,
+        weight=(ids != 1).astype(np.float32),
+        view=ids - 1,
     )
 
 
 @functools.cache
 def program(size: int, **fields: object) -> tuple[AugmentConfig, jax.stages.Wrapped]:
     cfg = config(**fields)
-    return cfg, jax.jit(functools.partial(augment, cfg=cfg, size=size))
+
+    def run(batch: Sample, key: jax.Array) -> Sample:
+        return augment(batch, jax.random.split(key, len(batch.weight)), cfg, size)
+
+    return cfg, jax.jit(run)
 
 
 def values_only(image: np.ndarray, seed: int, **fields: float) -> np.ndarray:
@@ -350,4 +356,4 @@ def test_a_batch_without_the_margin_is_refused() -> None:
     cfg = config(affine=1.0)
     batch = noise_batch(AugmentConfig(), SIZE)
     with pytest.raises(ConfigError, match=r"\(12, 12, 12\) voxels.*need 20 along each axis"):
-        augment(batch, jax.random.key(0), cfg, SIZE)
+        augment(batch, jax.random.split(jax.random.key(0), BATCH), cfg, SIZE)

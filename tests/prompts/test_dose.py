@@ -336,17 +336,18 @@ def test_a_jittered_box_stays_a_box_near_the_one_it_was(voxels: int, seed: int) 
     rng = np.random.default_rng(seed)
     size = 16
     box = np.sort(rng.integers(0, size, (5, 2, 3)), axis=1).astype(np.float32)
-    key = jax.random.key(seed)
-    moved = np.asarray(jitter_box(jnp.asarray(box), key, voxels, size))
+    keys = jax.random.split(jax.random.key(seed), 5)
+    moved = np.asarray(jitter_box(jnp.asarray(box), keys, voxels, size))
     assert (moved[:, 0] <= moved[:, 1]).all() and 0 <= moved.min() and moved.max() <= size - 1
     assert np.array_equal(moved, np.round(moved)) and abs(moved - box).max() <= voxels
-    alone = jitter_box(jnp.asarray(box[:1]), key, 0, size)
+    alone = jitter_box(jnp.asarray(box[:1]), keys[:1], 0, size)
     np.testing.assert_array_equal(alone, box[:1])
 
 
 def test_every_side_of_a_box_is_moved_by_a_draw_of_its_own() -> None:
     box = jnp.tile(jnp.array([[8.0] * 3, [24.0] * 3]), (200, 1, 1))
-    moved = np.asarray(jitter_box(box, jax.random.key(0), 2, 32)) - np.asarray(box)
+    keys = jax.random.split(jax.random.key(0), 200)
+    moved = np.asarray(jitter_box(box, keys, 2, 32)) - np.asarray(box)
     shifts = moved.reshape(200, 6).astype(int)
     assert {*shifts.ravel()} == {-2, -1, 0, 1, 2}
     assert len({tuple(row) for row in shifts}) > 150

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import optax
+import pytest
 from flax import nnx
 
 from rtsam_jax.data.sample import Sample
@@ -117,6 +119,52 @@ def one_step(training: Training, batch: Sample, **changes: object):
     step = make_train_step(built.graphdef, training.optimizer, cfg)
     with jax.set_mesh(training.mesh):
         return jax.device_get(step(built.state, built.frozen, shard_batch(training.mesh, batch))[1])
+
+
+def cut(batch: Sample, rows: list[int]) -> Sample:
+    return Sample(*(part[rows] for part in batch))
+
+
+def assert_same_update(training: Training, ours, other) -> None:
+    """Losses row by row, their means, and how far all parameters together moved."""
+    (params, metrics), (other_params, other_metrics) = ours, other
+    counted = len(other_metrics.case_loss)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6),
+        metrics._replace(case_loss=metrics.case_loss[:counted]),
+        other_metrics,
+    )
+    # Of a bias whose gradient is 0, Adam makes a step of the rounding error: hence together.
+    apart = optax.tree.norm(optax.tree.sub(params, other_params))
+    moved = optax.tree.norm(optax.tree.sub(params, copied(training.build().state.trained)))
+    assert apart < 5e-3 * moved
+
+
+def updated(training: Training, batch: Sample, **changes: object):
+    """The parameters after one step, and its metrics; clicks as in tests/multidevice."""
+    cfg = tiny_config(training.cfg.data.dataset, click__threshold=1e-3, **changes)
+    built = training.build()
+    step = make_train_step(built.graphdef, training.optimizer, cfg)
+    with jax.set_mesh(training.mesh):
+        state, metrics = step(built.state, built.frozen, shard_batch(training.mesh, batch))
+    return copied(state.trained), jax.device_get(metrics)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_gradients_are_those_of_the_whole_batch(training: Training, parts: int) -> None:
+    batch = cut(training.batches()[0], [0, 1, 1, 0])._replace(
+        weight=np.array([1, 1, 0, 1], np.float32)
+    )
+    options = {"batch_size": 4, "augment__flip_axes": (1,), "dose__box_jitter": 2}
+    whole = updated(training, batch, **options)
+    assert len(set(whole[1].case_loss.tolist())) == 4  # rows are told apart
+    assert_same_update(training, updated(training, batch, accumulate=parts, **options), whole)
+
+
+def test_a_row_that_fills_the_batch_up_changes_nothing(training: Training) -> None:
+    batch = training.batches()[0]
+    filled = cut(batch, [0, 1, 0, 1])._replace(weight=np.array([1, 1, 0, 0], np.float32))
+    assert_same_update(training, updated(training, filled), updated(training, batch))
 
 
 def same(a, b) -> bool:
