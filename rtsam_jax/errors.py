@@ -190,6 +190,13 @@ class TrainingDiverged(RTSamError):
     exit_status = 7
 
 
+class ProcessFailed(RTSamError):
+    """Another process of a run failed, ended or cannot be reached, and this one with it."""
+
+    code = "process_failed"
+    exit_status = 8
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command's `main`; prints an `RTSamError` as one line and exits with its status.
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from rtsam_jax.compilation import keep_compiled_programs
 from rtsam_jax.config import ExperimentConfig, MeshConfig
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.selection import load_run_data
@@ -25,6 +27,7 @@ from rtsam_jax.metrics.summary import CaseMetrics, paired_bootstrap
 from rtsam_jax.report.tables import Table, read_cases, render
 from rtsam_jax.text.prompt_set import PROBES, PromptSet, prompt_set
 from rtsam_jax.training.checkpoint import check_language_model, check_tasks, restore_params
+from rtsam_jax.training.processes import require_alone
 from rtsam_jax.training.run import RECORD, prepare_training, read_record
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import abstract_model
@@ -118,6 +121,8 @@ def main() -> None:
         "--language-model", default="", help="where the run's language model lies now"
     )
     arguments = parser.parse_args()
+    require_alone(os.environ)
+    keep_compiled_programs()
     cfg = load_run_config(arguments.run)
     if arguments.language_model:
         cfg.prompt.language_model = arguments.language_model

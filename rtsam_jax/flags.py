@@ -17,6 +17,39 @@ from rtsam_jax.config_ranges import leaf_fields
 from rtsam_jax.errors import ConfigError, MissingFile, RTSamError, UnknownConfigField
 
 
+@dataclasses.dataclass(frozen=True)
+class LaunchOptions:
+    """What a command line says of how a run is started, which is no part of what the run is."""
+
+    multihost: bool = False
+    preempted_status: int = 0
+
+
+def take_options(argv: Sequence[str]) -> tuple[LaunchOptions, list[str]]:
+    """Reads `--multihost` and `--preempted-status=N`; returns the other arguments as they are.
+
+    Raises:
+        ConfigError: a value where there must be none, or none that is an exit status.
+    """
+    multihost, status, rest = False, 0, []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        if name == "--multihost":
+            if equals:
+                raise ConfigError(f"--multihost takes no value, but {value!r} was given.")
+            multihost = True
+        elif name == "--preempted-status":
+            if not value.isdecimal() or int(value) > 125:  # a shell has its own uses of the others
+                raise ConfigError(
+                    f"--preempted-status is {value!r}, but it must be --preempted-status=N with an "
+                    "exit status N from 0 to 125."
+                )
+            status = int(value)
+        else:
+            rest.append(argument)
+    return LaunchOptions(multihost, status), rest
+
+
 def parse_config(argv: Sequence[str], *, usage: str) -> ExperimentConfig:
     """Reads the config file and applies the overrides of a command line.
 

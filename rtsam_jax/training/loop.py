@@ -1,7 +1,10 @@
-"""The training loop: dispatch a step, report the one before, checkpoint, stop on NaN.
+"""The training loop: dispatch a step, report the one before, checkpoint, stop on NaN or a signal.
 
 Resume order: the newest finished checkpoint gives step N; batches, click keys and the schedule all
 derive from (seed, step), so step N + 1 is the one an uninterrupted run would have taken.
+
+Every process of a run takes the same way through it, since all decide on the same `Report`; only
+the first writes and prints.
 """
 
 from __future__ import annotations
@@ -12,20 +15,23 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.sample import Sample
 from rtsam_jax.errors import TrainingDiverged
 from rtsam_jax.training.checkpoint import RunCheckpoints
-from rtsam_jax.training.sharding import shard_batch
+from rtsam_jax.training.processes import is_first
+from rtsam_jax.training.sharding import replicated, shard_batch
 from rtsam_jax.training.state import Built, TrainState
 from rtsam_jax.training.step import StepMetrics
+from rtsam_jax.training.stopping import RunStopped, StopRequest
 
 Item = TypeVar("Item")
 
@@ -101,6 +107,33 @@ def _require_finite(metrics: StepMetrics, ids: np.ndarray, step: int, names: Seq
     )
 
 
+class Report(NamedTuple):
+    """What is known of a step, whole in every process."""
+
+    metrics: StepMetrics
+    case_id: Any  # [B]
+    asked: Any  # []: the largest signal that any process had got when the step was dispatched
+
+
+def make_report(mesh: Mesh) -> Callable[[StepMetrics, jax.Array, int], Report]:
+    """`(metrics, case_id, this process's signal) -> Report`, to be called by all processes."""
+    if jax.process_count() == 1:
+        return Report
+
+    place = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+    @partial(jax.jit, out_shardings=replicated(mesh))
+    def gather(metrics: StepMetrics, case_id: jax.Array, asked: jax.Array) -> Report:
+        return Report(metrics, case_id, asked.max())
+
+    def report(metrics: StepMetrics, case_id: jax.Array, asked: int) -> Report:
+        mine = np.array([asked], np.int32)
+        everyone = jax.make_array_from_callback((mesh.size,), place, lambda _: mine)
+        return gather(metrics, case_id, everyone)
+
+    return report
+
+
 def prefetch(
     batches: Iterator[Sample], mesh: Mesh, depth: int = 2
 ) -> Iterator[tuple[np.ndarray, Sample]]:
@@ -145,6 +178,7 @@ def train(
     case_names: Sequence[str],
     schedule: Callable[[int], Any],
     checkpoints: RunCheckpoints,
+    stop: StopRequest | None = None,
 ) -> Built:
     """Trains from `built.state.step` to `steps` and returns the final state.
 
@@ -153,26 +187,30 @@ def train(
         batches: `(start, stop) -> iterator` of host batches.
         case_names: by `Sample.case_id`, for error messages.
         schedule: learning rate by step.
+        stop: what a signal sets, in any process; None: nothing does.
 
     Raises:
+        RunStopped: a process was asked to; the step it names is saved once `checkpoints` is closed.
         TrainingDiverged: at the first loss or gradient that is not finite; no checkpoint of a
             step at or after it is written.
     """
     run = Path(cfg.out_dir)
     start = int(built.state.step)
-    log = MetricsLog(run, resume_from=start)
-    pending: tuple[int, np.ndarray, StepMetrics] | None = None
+    log = MetricsLog(run, resume_from=start) if is_first() else None
+    make = make_report(mesh)
+    pending: tuple[int, Report] | None = None
     clock, clock_step, recent = time.monotonic(), start, []
     # Only printed: a resumed run repeats the log to the last digit.
     waits: list[float] = []
 
-    def report(entry: tuple[int, np.ndarray, StepMetrics]) -> float:
+    def report(step: int, found: Report) -> tuple[float, int]:
+        """Logs a step; returns its loss, and the signal to stop at."""
         nonlocal clock, clock_step
-        step, ids, metrics = entry
-        metrics = jax.device_get(metrics)
-        _require_finite(metrics, ids, step, case_names)
-        values = _values(metrics, float(schedule(step - 1)))
-        log.write(step, values)
+        found = jax.device_get(found)
+        _require_finite(found.metrics, found.case_id, step, case_names)
+        values = _values(found.metrics, float(schedule(step - 1)))
+        if log is not None:
+            log.write(step, values)
         recent.append(values)
         if step % cfg.log_every == 0 or step == steps:
             now = time.monotonic()
@@ -189,25 +227,26 @@ def train(
             clock, clock_step = now, step
             recent.clear()
             waits.clear()
-        return values["loss"]
+        return values["loss"], int(found.asked)
 
     try:
         inputs = timed(prefetch(batches(start, steps), mesh), waits)
-        for step, (ids, batch) in enumerate(inputs, start=start + 1):
+        for step, (_, batch) in enumerate(inputs, start=start + 1):
             with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
                 state, metrics = step_function(built.state, built.frozen, batch)
             built = Built(built.graphdef, built.frozen, state)
             # The step before is reported while this one runs.
-            if pending is not None:
-                report(pending)
-            pending = (step, ids, metrics)
-            if step % cfg.checkpoint_every == 0 or step == steps:
-                loss = report(pending)  # a state is only saved once its step is known to be finite
-                pending = None
+            asked = report(*pending)[1] if pending is not None else 0
+            pending = (step, make(metrics, batch.case_id, stop.asked if stop else 0))
+            if asked or step % cfg.checkpoint_every == 0 or step == steps:
+                # A state is only saved once its step is known to be finite.
+                loss, also_asked = report(*pending)
+                pending, asked = None, asked or also_asked
                 checkpoints.save(built, loss=loss)
-        if pending is not None:
-            report(pending)
+            if asked:
+                raise RunStopped(asked, step)
     finally:
-        log.close()
+        if log is not None:
+            log.close()
         sys.stdout.flush()
     return built

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import jax
 from etils import epath
 
 from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.config_ranges import leaf_fields
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.content import ContentHashes
@@ -44,9 +46,14 @@ LOCK = ".lock"
 _NAMED = 5  # cases that a warning names
 
 
+def total_samples(cfg: ExperimentConfig, train_cases: int) -> int:
+    """Samples that a run draws; an epoch takes as many as there are cases."""
+    return cfg.steps * cfg.batch_size or cfg.epochs * train_cases
+
+
 def total_steps(cfg: ExperimentConfig, train_cases: int) -> int:
-    """Optimiser steps of a run; an epoch takes as many samples as there are cases."""
-    return cfg.steps or math.ceil(cfg.epochs * train_cases / cfg.batch_size)
+    """Optimiser steps of a run; the last batch may hold fewer samples than the others."""
+    return math.ceil(total_samples(cfg, train_cases) / cfg.batch_size)
 
 
 def prepare_training(cfg: ExperimentConfig, data: RunData) -> PreparedCases:
@@ -179,12 +186,8 @@ def _take(lock: IO[str], run: Path) -> None:
 
 
 def _require_same(run: Path, stored: dict[str, Any], cfg: ExperimentConfig, digest: str) -> None:
-    # Where a run and its caches lie is not part of what it is, nor on how many devices it goes on.
-    # Nor is the language model's place: model.json has its digest.
-    before, now = (
-        _without_places(config) for config in (stored["config"], json.loads(cfg.to_json()))
-    )
-    changed = _differences(before, now)
+    before, now = _settings(stored["config"]), _settings(dataclasses.asdict(cfg))
+    changed = [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
     if changed:
         raise OutputExists(
             f"{run} holds a run with other settings ({', '.join(changed[:4])}); "
@@ -198,18 +201,30 @@ def _require_same(run: Path, stored: dict[str, Any], cfg: ExperimentConfig, dige
         )
 
 
-def _without_places(config: dict[str, Any]) -> dict[str, Any]:
-    prompt = {
-        key: value
-        for key, value in config.get("prompt", {}).items()
-        if key not in ("language_model", "feature_cache")
-    }
-    data = {
-        key: value
-        for key, value in config.get("data", {}).items()
-        if key not in ("cache", "prepare_workers", "read_threads")
-    }
-    return {**config, "out": "", "prompt": prompt, "data": data, "mesh": {}}
+# Where a run and its caches lie is not part of what it is, nor on how many devices it goes on, nor
+# what it keeps in their memory. Nor is the language model's place: model.json has its digest.
+_NO_PART = re.compile(
+    r"out|mesh\..*|accumulate|(model|click)\.remat|prompt\.(language_model|feature_cache)"
+    r"|data\.(cache|prepare_workers|read_threads)|views\.folder"
+)
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What a run is, by dotted name; fields that it was recorded without have their defaults."""
+    default = dict(leaf_fields(ExperimentConfig()))
+    found = default | _flat(config)
+    listed = {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+    return {name: value for name, value in listed.items() if not _NO_PART.fullmatch(name)}
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value
+    return out
 
 
 def _not_writable(run: Path, cause: OSError) -> NotWritable:
@@ -239,17 +254,6 @@ def read_record(run: Path) -> dict[str, Any]:
             f"and train again."
         ) from cause
     return content
-
-
-def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:
-    out = []
-    for key in sorted(a.keys() | b.keys()):
-        x, y = a.get(key), b.get(key)
-        if isinstance(x, dict) and isinstance(y, dict):
-            out += _differences(x, y, f"{prefix}{key}.")
-        elif x != y:
-            out.append(prefix + key)
-    return out
 
 
 def environment() -> dict[str, object]:

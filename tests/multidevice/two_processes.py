@@ -74,7 +74,7 @@ def make_checksums(cfg: ExperimentConfig, size: int, mesh: Mesh) -> Callable:
 
     def checksums(step: jax.Array, batch: Sample) -> tuple[jax.Array, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(cfg.seed), step)
-        moved = augment(batch, key, cfg.augment, size)
+        moved = augment(batch, jax.random.split(key, BATCH), cfg.augment, size)
         place = 1 + jnp.arange(size**3) % 251  # a voxel that moves changes the sum
 
         def total(volume: jax.Array) -> jax.Array:

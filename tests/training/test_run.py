@@ -68,7 +68,25 @@ def test_a_moved_run_resumes(tmp_path: Path) -> None:
     open_folder(cfg_for(tmp_path / "old"))
     take_a_step(tmp_path / "old")
     (tmp_path / "old").rename(tmp_path / "new")
-    open_folder(cfg_for(tmp_path / "new"))
+    open_folder(cfg_for(tmp_path / "new", views__folder="elsewhere"))
+
+
+def test_a_run_goes_on_with_less_memory(tmp_path: Path) -> None:
+    open_folder(cfg_for(tmp_path))
+    take_a_step(tmp_path)
+    smaller = {"accumulate": 2, "model__remat": "blocks", "click__remat": "all", "mesh__fsdp": 2}
+    open_folder(cfg_for(tmp_path, **smaller))
+
+
+def test_a_run_of_an_earlier_version_had_the_defaults_of_new_fields(tmp_path: Path) -> None:
+    open_folder(cfg_for(tmp_path))
+    take_a_step(tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["config"]["views"], record["config"]["dose"]["box_jitter"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    open_folder(cfg_for(tmp_path))
+    with pytest.raises(errors.OutputExists, match="dose.box_jitter"):
+        open_folder(cfg_for(tmp_path, dose__box_jitter=3))
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
