@@ -24,6 +24,9 @@ class ModelConfig:
     compute_dtype: str = "float32"  # "float32" | "bfloat16"; parameters are always float32
     checkpoint: str = ""  # folder written by converters.sam_med3d; "" = random initialisation
     freeze_encoder: bool = True  # Sec. 3.1
+    # What a backward pass computes again instead of keeping it: "none" | "blocks", of a trained
+    # encoder all but the blocks' inputs.
+    remat: str = "none"
     corner_init: str = "random"  # "random" | "positive_point": start of the two box corners
 
 
@@ -76,6 +79,9 @@ class ClickConfig:
     accumulate: bool = True  # False: only the newest clicks are given, as SAM-Med3D does
     detach_mask: bool = True  # False: gradients flow through the mask that is fed back
     threshold: float = 0.5  # probability at which a prediction counts as foreground
+    # What a backward pass computes again: "all" of a pass | "elementwise": all but the decoder's
+    # matrix products, 50 MB per pass and 128^3 crop | "none"
+    remat: str = "elementwise"
 
 
 @dataclass
@@ -146,6 +152,18 @@ class AugmentConfig:
 
 
 @dataclass
+class ViewsConfig:
+    """Fixed views: crops drawn, augmented and encoded once (docs/embedding_cache.md)."""
+
+    # Views of a case that training draws from in turn; 0: every draw is augmented afresh.
+    per_case: int = 0
+    # What is kept of them: "none", they are made again whenever they are drawn | "bfloat16" or
+    # "float32": label, ROI, prompts and the frozen encoder's embedding, in this type, on disk.
+    cache: str = "none"
+    folder: str = ""  # folder or URL; "" = views/ in the folder of the prepared cases
+
+
+@dataclass
 class OptimConfig:
     """AdamW with MultiStepLR (Sec. 4.1)."""
 
@@ -161,9 +179,11 @@ class OptimConfig:
 
 @dataclass
 class MeshConfig:
-    """Devices. The batch is sharded over `data`."""
+    """Devices, as data x fsdp x tensor of them; the batch is divided over data x fsdp."""
 
-    data: int = -1  # -1: all devices
+    data: int = -1  # copies of the parameters; -1: all devices that remain
+    fsdp: int = 1  # parts of the parameters and of the optimiser's state
+    tensor: int = 1  # parts of the heads and of the hidden channels
     cpu_devices: int = 0  # > 0: the CPU counts as so many; a small model keeps its cores busier
 
 
@@ -177,6 +197,7 @@ class ExperimentConfig:
     epochs: int = 100  # Sec. 4.1
     steps: int = 0  # > 0 overrides epochs
     batch_size: int = 4  # global; Sec. 4.1
+    accumulate: int = 1  # parts of a batch that a step takes one after the other, to save memory
     log_every: int = 10  # steps
     checkpoint_every: int = 200  # steps
     keep_checkpoints: int = 2  # latest N; the best by training loss is kept as well
@@ -189,6 +210,7 @@ class ExperimentConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

@@ -24,18 +24,21 @@ def check_ranges(cfg: ExperimentConfig) -> None:
 
     choices = {
         "model.compute_dtype": ("float32", "bfloat16"),
+        "model.remat": ("none", "blocks"),
         "model.corner_init": ("random", "positive_point"),
         "prompt.task": ("text", "embedding", "none"),
         "prompt.pooling": ("mean", "cls", "sentences", "tokens"),
         "dose.component": ("largest", "all"),
         "dose.roi": ("dose", "mask"),
         "click.sampling": ("uniform", "balanced"),
+        "click.remat": ("all", "elementwise", "none"),
         "dose.threshold": ("dmax", "d2", "prescription", "absolute"),
         "dose.source": ("dose", "label", "none"),
         "data.builder": ("", "phantom", "phantom_twins", "openkbp", "images_ct", "images_mr"),
         "data.interpolation": ("linear", "bspline"),
         "data.balance": ("none", "task"),
         "data.cache_dtype": ("float32", "float16"),
+        "views.cache": ("none", "bfloat16", "float32"),
     }
     for name, allowed in choices.items():
         section, key = name.split(".")
@@ -51,7 +54,7 @@ def check_ranges(cfg: ExperimentConfig) -> None:
         "another split than data.train_split (or set evaluate=False)",
     )
     need(cfg.data.builder_cases >= 0, "data.builder_cases", "0 or more")
-    positive = ("batch_size", "log_every", "checkpoint_every", "keep_checkpoints")
+    positive = ("batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints")
     for name in positive:
         need(getattr(cfg, name) >= 1, name, "at least 1")
     need(0 <= cfg.seed < 2**32, "seed", "from 0 to 2**32 - 1")
@@ -80,6 +83,17 @@ def check_ranges(cfg: ExperimentConfig) -> None:
     }
     for name, most in largest.items():
         need(0 <= getattr(cfg.augment, name) <= most, f"augment.{name}", f"from 0 to {most}")
+    need(0 <= cfg.views.per_case <= 10_000, "views.per_case", "from 0 to 10000")
+    need(
+        cfg.views.per_case == 0 or cfg.model.freeze_encoder,
+        "views.per_case",
+        "0 where the image encoder is trained (or set model.freeze_encoder=True)",
+    )
+    need(
+        cfg.views.cache == "none" or cfg.views.per_case > 0,
+        "views.cache",
+        "'none' where views.per_case is 0, for what is augmented afresh is never met again",
+    )
     need(cfg.dose.threshold != "absolute" or cfg.dose.gy > 0, "dose.gy", "positive, in Gy")
     need(0 <= cfg.dose.margin_mm <= 100, "dose.margin_mm", "from 0 to 100 mm")
     need(cfg.dose.box_jitter >= 0, "dose.box_jitter", "0 or more voxels")
@@ -98,6 +112,9 @@ def check_ranges(cfg: ExperimentConfig) -> None:
     need(cfg.data.read_threads >= 1, "data.read_threads", "at least 1")
     need(bool(cfg.data.dataset), "data.dataset", "the folder of a dataset.json")
     need(cfg.mesh.cpu_devices >= 0, "mesh.cpu_devices", "0 or more")
+    need(cfg.mesh.data == -1 or cfg.mesh.data >= 1, "mesh.data", "at least 1, or -1 for the rest")
+    for name in ("fsdp", "tensor"):
+        need(getattr(cfg.mesh, name) >= 1, f"mesh.{name}", "at least 1")
     need(cfg.click.iterations >= 0, "click.iterations", "0 or more")
     need(cfg.click.per_iteration >= 1, "click.per_iteration", "at least 1")
     need(0 < cfg.optim.lr < float("inf"), "optim.lr", "positive")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from rtsam_jax.data.whole_file import cache_not_writable, write_whole
+from rtsam_jax.data.whole_file import PREPARED, write_whole
 from rtsam_jax.errors import MissingFile, RTSamError, UnreadableFile
 
 MEMO = "files.json"
@@ -71,7 +71,7 @@ class ContentHashes:
             try:
                 write_whole(self._memo, json.dumps(self._known))
             except OSError as cause:
-                raise cache_not_writable(self._memo.parent, cause) from cause
+                raise PREPARED.not_writable(self._memo.parent, cause) from cause
             self._changed = False
         return digests
 

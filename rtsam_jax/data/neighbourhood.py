@@ -6,22 +6,18 @@ are outlined on it.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flax import serialization
 
 from rtsam_jax.data.crops import crop_origins
+from rtsam_jax.data.packing import pack, pack_mask, unpack, unpack_mask
 from rtsam_jax.data.preprocess import Preprocessed
 from rtsam_jax.prompts.dose import box_corners
 
 Box = np.ndarray  # int (2, 3), inclusive corners
-
-# A record: the header's length, the header, zeros up to a multiple of the alignment, the image.
-_LENGTH, _ALIGNMENT = 8, 64  # bytes
 
 
 @dataclass(frozen=True)
@@ -69,18 +65,13 @@ def encode(
     window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     image = np.ascontiguousarray(scan.image[window], dtype)
     about: dict[str, Any] = {
-        "shape": list(image.shape),
-        "dtype": dtype,
         "background": scan.background,
-        "roi": None if scan.roi is None else _pack(scan.roi[window]),
-        "labels": [None if label is None else _pack(label[window]) for label in labels],
+        "roi": None if scan.roi is None else pack_mask(scan.roi[window]),
+        "labels": [None if label is None else pack_mask(label[window]) for label in labels],
         "boxes": [anchor - low for anchor in anchors],
         "origins": [origin - low for origin in origins],
     }
-    header = serialization.msgpack_serialize(about)
-    start = len(header).to_bytes(_LENGTH, "little") + header
-    content = start + bytes(-len(start) % _ALIGNMENT) + image.tobytes()
-    return content
+    return pack(image, about)
 
 
 def decode(content: bytes, view: int, task_id: int, source: str) -> Neighbourhood:
@@ -93,14 +84,14 @@ def decode(content: bytes, view: int, task_id: int, source: str) -> Neighbourhoo
         source: config.dose.source: "dose", or where the ROI comes from without one: "label", the
             label's box filled; "none", everywhere.
     """
-    end = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
-    record = serialization.msgpack_restore(content[_LENGTH:end])
-    label, shape = record["labels"][view], tuple(record["shape"])
-    # Seen in place, not copied: it is large, and read for every crop.
-    start = end + -end % _ALIGNMENT
-    image = np.frombuffer(content, record["dtype"], offset=start).reshape(shape)
+    image, record = unpack(content)  # seen in place: it is large, and read for every crop
+    label, shape = record["labels"][view], image.shape
     if source == "dose":
-        roi = np.zeros(shape, np.uint8) if record["roi"] is None else _unpack(record["roi"], shape)
+        roi = (
+            np.zeros(shape, np.uint8)
+            if record["roi"] is None
+            else unpack_mask(record["roi"], shape)
+        )
     elif source == "label":
         roi = np.zeros(shape, np.uint8)
         low, high = record["boxes"][view]
@@ -110,17 +101,8 @@ def decode(content: bytes, view: int, task_id: int, source: str) -> Neighbourhoo
     return Neighbourhood(
         image=image,
         roi=roi,
-        label=np.zeros(shape, np.uint8) if label is None else _unpack(label, shape),
+        label=np.zeros(shape, np.uint8) if label is None else unpack_mask(label, shape),
         origins=record["origins"][view],
         background=record["background"],
         task_id=task_id,
     )
-
-
-def _pack(mask: np.ndarray) -> bytes:
-    return zlib.compress(np.packbits(mask != 0).tobytes(), 1)
-
-
-def _unpack(content: bytes, shape: Sequence[int]) -> np.ndarray:
-    bits = np.frombuffer(zlib.decompress(content), np.uint8)
-    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape)

@@ -7,9 +7,9 @@ seen, whatever the number of processes before and after.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -20,7 +20,7 @@ from rtsam_jax.data.neighbourhood import Neighbourhood
 from rtsam_jax.data.sample import Sample
 from rtsam_jax.errors import ConfigError
 
-_ENDLESS = 2**48  # batches; grain counts lengths in doubles
+ENDLESS = 2**48  # batches; grain counts lengths in doubles
 
 
 class PromptIds(NamedTuple):
@@ -50,6 +50,8 @@ class Plan(NamedTuple):
     part: float  # from 0 to below 1: which of the case's origins
     shift: np.ndarray  # [3] int, voxels
     told: tuple[int, int]  # text id, and mirrored text id or -1
+    weight: float = 1.0  # 0: only fills the batch up
+    view: int = -1  # see `Sample`
 
 
 def read_rows(cases: Sequence[Neighbourhood], plans: Sequence[Plan], size: int) -> Sample:
@@ -62,6 +64,8 @@ def read_rows(cases: Sequence[Neighbourhood], plans: Sequence[Plan], size: int) 
         text_id=np.array([plan.told[0] for plan in plans], np.int32),
         mirrored_text_id=np.array([plan.told[1] for plan in plans], np.int32),
         case_id=np.array([plan.case_id for plan in plans], np.int32),
+        weight=np.array([plan.weight for plan in plans], np.float32),
+        view=np.array([plan.view for plan in plans], np.int32),
     )
     for row, plan in enumerate(plans):
         case = cases[plan.case_id]
@@ -72,16 +76,22 @@ def read_rows(cases: Sequence[Neighbourhood], plans: Sequence[Plan], size: int) 
     return batch
 
 
-def case_order(tasks: Sequence[int] | np.ndarray, seed: int, *, balanced: bool) -> grain.MapDataset:
+def case_order(
+    tasks: Sequence[int] | np.ndarray, seed: int, *, balanced: bool, counted: bool = False
+) -> grain.MapDataset:
     """Case indices without end, shuffled anew in every epoch.
 
     Args:
         tasks: by case.
         balanced: tasks take turns, so that each is met equally often however few its cases are.
+        counted: each with how often that case was met before.
     """
 
     def endless(members: np.ndarray, key: int) -> grain.MapDataset:
-        return grain.MapDataset.source(members.tolist()).seed(key).shuffle().repeat()
+        order = grain.MapDataset.source(members.tolist()).seed(key).shuffle().repeat()
+        if not counted:
+            return order
+        return order.map_with_index(lambda at, case: (case, at // len(members)))
 
     if not balanced:
         return endless(np.arange(len(tasks)), seed)
@@ -97,6 +107,72 @@ def case_order(tasks: Sequence[int] | np.ndarray, seed: int, *, balanced: bool) 
     )
 
 
+def draw_plan(
+    case_id: int,
+    told: PromptIds,
+    rng: np.random.Generator,
+    *,
+    jitter: int,
+    margin: int,
+    record_dropout: float,
+) -> Plan:
+    """One crop of a case, drawn before anything is read.
+
+    It lies at one of the case's origins, picked at random, shifted by up to `jitter` voxels along
+    each axis. It is told one of the case's wordings, or with probability `record_dropout` the task
+    alone.
+    """
+    wording = rng.integers(1, len(told.ids))
+    chosen = 0 if rng.random() < record_dropout else wording
+    mirrored = -1 if told.mirrored is None else int(told.mirrored[chosen])
+    shift = rng.integers(-jitter, jitter + 1, size=3) - margin
+    return Plan(case_id, rng.random(), shift, (int(told.ids[chosen]), mirrored))
+
+
+def in_batches(
+    plans: grain.MapDataset,
+    read: Callable[[list[Any]], Any],
+    *,
+    batch_size: int,
+    share: Share = Share(),  # noqa: B008  # immutable
+    rows: int = 0,
+    samples: int = ENDLESS,
+) -> grain.MapDataset:
+    """Random-access batches, this process's rows of them.
+
+    What a batch holds depends on neither devices nor processes. Rows that only fill it up to a
+    number that divides over them have weight 0, and so have those after the run's last sample.
+
+    Args:
+        plans: of samples, in their order: `Plan`, or another named tuple with a `weight`.
+        read: a batch of as many rows as it is given plans.
+        batch_size: samples per batch, of all processes together.
+        share: which rows of a batch to read.
+        rows: per batch, of all processes together; 0: `batch_size`.
+        samples: of the whole run.
+
+    Raises:
+        ConfigError: the rows hold no batch, or do not divide over the processes.
+    """
+    rows = rows or batch_size
+    if rows < batch_size or rows % share.count:
+        raise ConfigError(
+            f"{rows} rows per batch cannot hold config.batch_size {batch_size} in {share.count} "
+            "equal parts; use the next multiple of them."
+        )
+    own = rows // share.count
+
+    def planned(number: int, row: int) -> Any:
+        at = number * batch_size + row % batch_size
+        counts = row < batch_size and at < samples
+        return plans[at]._replace(weight=float(counts))
+
+    def batch(number: int) -> Any:
+        return read([planned(number, share.index * own + row) for row in range(own)])
+
+    return grain.MapDataset.range(ENDLESS).map(batch)
+
+
 def training_batches(
     cases: Sequence[Neighbourhood],
     prompts: Sequence[PromptIds],
@@ -109,55 +185,41 @@ def training_batches(
     record_dropout: float = 0.0,
     balanced_tasks: Sequence[int] | np.ndarray | None = None,
     share: Share = Share(),  # noqa: B008  # immutable
+    rows: int = 0,
+    samples: int = ENDLESS,
 ) -> grain.MapDataset:
-    """Random-access batches, this process's rows of them; an epoch visits every case once.
-
-    Each crop lies at one of its case's origins, picked at random, shifted by up to `jitter` voxels
-    along each axis. It is told one of its case's wordings, or with probability `record_dropout` the
-    task alone.
+    """`in_batches` of crops as `draw_plan` draws them; an epoch visits every case once.
 
     Args:
         cases: read one at a time.
         prompts: what each case may be told.
         size: edge of the model's crop in voxels.
-        batch_size: of all processes together.
         margin: voxels that `data.augment` needs around the crop.
         balanced_tasks: by case, to draw every task equally often; None: cases as they are.
-        share: which rows of a batch to read.
 
     Raises:
-        ConfigError: the batch does not divide over the processes.
+        ConfigError: see `in_batches`.
     """
-    if batch_size % share.count:
-        raise ConfigError(
-            f"config.batch_size {batch_size} does not divide over {share.count} processes; make it "
-            "a multiple of them."
-        )
 
     def plan(case_id: int, rng: np.random.Generator) -> Plan:
         told = prompts[case_id]
-        wording = rng.integers(1, len(told.ids))
-        chosen = 0 if rng.random() < record_dropout else wording
-        mirrored = -1 if told.mirrored is None else int(told.mirrored[chosen])
-        shift = rng.integers(-jitter, jitter + 1, size=3) - margin
-        return Plan(case_id, rng.random(), shift, (int(told.ids[chosen]), mirrored))
+        return draw_plan(
+            case_id, told, rng, jitter=jitter, margin=margin, record_dropout=record_dropout
+        )
 
     tasks = np.zeros(len(cases)) if balanced_tasks is None else balanced_tasks
     order = case_order(tasks, seed, balanced=balanced_tasks is not None)
     plans = order.seed(seed).random_map(plan)
-    rows = batch_size // share.count
 
-    def batch(number: int) -> Sample:
-        first = number * batch_size + share.index * rows
-        mine = [plans[at] for at in range(first, first + rows)]
-        return read_rows(cases, mine, size + 2 * margin)
+    def read(chosen: Sequence[Plan]) -> Sample:
+        return read_rows(cases, chosen, size + 2 * margin)
 
-    return grain.MapDataset.range(_ENDLESS).map(batch)
+    return in_batches(plans, read, batch_size=batch_size, share=share, rows=rows, samples=samples)
 
 
 def batches_from(
     dataset: grain.MapDataset, start: int, stop: int, threads: int = 2
-) -> Iterator[Sample]:
+) -> Iterator[Any]:
     """Batches `start .. stop - 1`, read ahead by threads, a few at a time."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
     return iter(dataset[start:stop].to_iter_dataset(options))

@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -282,11 +284,12 @@ def _case_of(scan: Scan, view: int) -> str:
 
 
 class Progress:
-    """A bar on a terminal, a line per tenth elsewhere."""
+    """A bar on a terminal, a line per tenth elsewhere; both with the time left."""
 
-    def __init__(self, total: int, what: str = "prepared"):
-        self._total, self._what, self._done, self._said = total, what, 0, 0
-        self._bar = tqdm(total=total, desc=what, unit=" cases", disable=not sys.stderr.isatty())
+    def __init__(self, total: int, what: str = "prepared", unit: str = "cases"):
+        self._total, self._what, self._unit = total, what, unit
+        self._done, self._said, self._began = 0, 0, time.monotonic()
+        self._bar = tqdm(total=total, desc=what, unit=f" {unit}", disable=not sys.stderr.isatty())
 
     def __enter__(self) -> Progress:
         return self
@@ -294,10 +297,16 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def add(self, cases: int) -> None:
-        self._done += cases
-        self._bar.update(cases)
+    @property
+    def left(self) -> int:
+        return self._total - self._done
+
+    def add(self, count: int) -> None:
+        self._done += count
+        self._bar.update(count)
         tenth = 10 * self._done // max(1, self._total)
         if self._bar.disable and tenth > self._said:
             self._said = tenth
-            print(f"{self._what} {self._done}/{self._total} cases", flush=True)
+            passed = time.monotonic() - self._began
+            left = timedelta(seconds=round(passed * (self._total / self._done - 1)))
+            print(f"{self._what} {self._done}/{self._total} {self._unit}, {left} left", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from dataclasses import dataclass
 
 from etils import epath
 
@@ -29,9 +30,20 @@ def write_whole(path: epath.Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
-def cache_not_writable(folder: epath.Path, cause: OSError) -> NotWritable:
-    """The error for a cache that the system refuses to write."""
-    return NotWritable(
-        f"the prepared cases in {folder} cannot be written ({cause.strerror}); free space, mend "
-        f"its permissions, or keep them elsewhere with --config.data.cache=FOLDER."
-    )
+@dataclass(frozen=True)
+class Kept:
+    """What a folder of a cache keeps, in the words of its errors."""
+
+    what: str
+    made: str  # what is done to it
+    option: str  # the field of the config that says where it is
+
+    def not_writable(self, folder: epath.Path, cause: OSError) -> NotWritable:
+        """The error for a folder that the system refuses to write."""
+        return NotWritable(
+            f"the {self.what} in {folder} cannot be written ({cause.strerror}); free space, mend "
+            f"its permissions, or keep them elsewhere with --config.{self.option}=FOLDER."
+        )
+
+
+PREPARED = Kept("prepared cases", "prepared", "data.cache")

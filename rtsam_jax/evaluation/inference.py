@@ -28,8 +28,10 @@ def make_crop_predictor(
     params: nnx.State,
     cfg: ExperimentConfig,
     texts: TextTable | None = None,
+    *,
+    crops: int = BATCH,
 ) -> CropPredictor:
-    """`(image [n,S,S,S], roi [n,S,S,S], text_id [n]) -> probability [n,S,S,S]`, n at most `BATCH`.
+    """`(image [n,S,S,S], roi [n,S,S,S], text_id [n]) -> probability [n,S,S,S]`, n at most `crops`.
 
     The mask prompt is zeros and there are no clicks: the first pass of training (trap 9).
     """
@@ -50,13 +52,13 @@ def make_crop_predictor(
         prompts = model.fixed_prompts(box, box_valid, text_id, texts)
         mask = jnp.zeros((image.shape[0], *(spec.mask_size,) * 3, 1))
         # An empty click list, so that a missing box brings the "not a point" token as in training.
-        points, labels = jnp.zeros((BATCH, 0, 3)), jnp.zeros((BATCH, 0), jnp.int32)
+        points, labels = jnp.zeros((crops, 0, 3)), jnp.zeros((crops, 0), jnp.int32)
         prompts = prompts._replace(points=points, point_labels=labels, mask=mask)
         masks = model.decode(model.encode(image[..., None]), prompts)
         return jax.nn.sigmoid(upsample(masks.low_res_logits[..., 0], spec.image_size))
 
     def predict(image: np.ndarray, roi: np.ndarray, text_id: np.ndarray) -> np.ndarray:
-        missing = BATCH - len(image)
+        missing = crops - len(image)
 
         def fill(x: np.ndarray) -> np.ndarray:
             return np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) if missing else x

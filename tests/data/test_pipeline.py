@@ -158,26 +158,44 @@ def test_the_mirrored_text_is_that_of_the_chosen_wording() -> None:
     assert seen == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 6])
-def test_processes_share_every_batch_whatever_their_number(count: int) -> None:
-    def batches(share: Share) -> grain.MapDataset:
-        prompts = [told(0, 0)] * 5
-        return training_batches(FIVE, prompts, size=8, jitter=2, batch_size=6, seed=1, share=share)
+def stream(**options: object) -> grain.MapDataset:
+    return training_batches(FIVE, [told(0, 0)] * 5, size=8, jitter=2, seed=1, **options)
 
-    whole = batches(Share())
-    parts = [batches(Share(index, count)) for index in range(count)]
+
+@pytest.mark.parametrize("rows", [0, 12])
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_processes_share_every_batch_whatever_their_number(count: int, rows: int) -> None:
+    whole = stream(batch_size=6, rows=rows)
+    parts = [stream(batch_size=6, rows=rows, share=Share(index, count)) for index in range(count)]
     for i in (0, 1, 7):
-        rows = [part[i] for part in parts]
-        for name in ("image", "label", "case_id", "text_id"):
-            joined = np.concatenate([getattr(row, name) for row in rows])
+        read = [part[i] for part in parts]
+        for name in Sample._fields:
+            joined = np.concatenate([getattr(part, name) for part in read])
             np.testing.assert_array_equal(joined, getattr(whole[i], name))
 
 
-def test_a_batch_that_does_not_divide_over_the_processes() -> None:
-    with pytest.raises(ConfigError, match=r"config.batch_size 3 does not divide over 2 processes"):
-        training_batches(
-            FIVE, [told(0, 0)] * 5, size=8, jitter=0, batch_size=3, seed=0, share=Share(0, 2)
-        )
+@pytest.mark.parametrize("rows", [4, 5, 8, 11])
+def test_rows_that_fill_a_batch_up_repeat_cases_and_do_not_count(rows: int) -> None:
+    bare, filled = stream(batch_size=4), stream(batch_size=4, rows=rows)
+    for i in (0, 3):
+        assert filled[i].weight.tolist() == [1] * 4 + [0] * (rows - 4)
+        for name in ("image", "label", "case_id", "text_id"):
+            found, expected = getattr(filled[i], name), getattr(bare[i], name)
+            np.testing.assert_array_equal(found, np.resize(expected, (rows, *expected.shape[1:])))
+
+
+def test_the_last_batch_of_a_run_may_be_uneven() -> None:
+    dataset = stream(batch_size=4, rows=6, samples=10)
+    counted = [dataset[i].weight.tolist() for i in range(3)]
+    assert counted == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]
+    met = np.concatenate([dataset[i].case_id[dataset[i].weight > 0] for i in range(3)])
+    assert sorted(met) == sorted([*range(5)] * 2)  # two whole epochs
+
+
+@pytest.mark.parametrize("rows", [3, 5])
+def test_rows_that_hold_no_batch_in_equal_parts(rows: int) -> None:
+    with pytest.raises(ConfigError, match=f"{rows} rows .* config.batch_size 4 in 2 equal parts"):
+        stream(batch_size=4, rows=rows, share=Share(0, 2))
 
 
 def test_balanced_tasks_are_met_equally_often_and_all_cases_of_each() -> None:

@@ -1,0 +1,332 @@
+"""Training on fixed views: encoded in every step, or once and kept on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, TypeVar
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.pipeline import ENDLESS, PromptIds, Share, batches_from, in_batches, read_rows
+from rtsam_jax.data.prepare import Progress
+from rtsam_jax.data.prepared import PreparedCases
+from rtsam_jax.data.sample import Sample, View
+from rtsam_jax.data.shards import DIGITS, Place, make_folder, only_one, write_shard
+from rtsam_jax.data.user_cache import user_cache
+from rtsam_jax.data.views import (
+    ENCODED,
+    FixedViews,
+    StoredViews,
+    Turn,
+    ViewSettings,
+    encode,
+    find_views,
+    view_keys,
+    views_root,
+)
+from rtsam_jax.errors import CacheDamaged
+from rtsam_jax.models.presets import get_spec
+from rtsam_jax.models.sam3d import SAM3D
+from rtsam_jax.models.text_adapter import TextTable
+from rtsam_jax.training.processes import barrier, is_first
+from rtsam_jax.training.sharding import BATCH, gathered, shard_batch
+from rtsam_jax.training.state import Built, TrainState
+from rtsam_jax.training.step import (
+    StepMetrics,
+    ViewKeys,
+    accumulate,
+    batch_loss,
+    draw_view,
+    row_keys,
+    update,
+)
+from rtsam_jax.training.stopping import RunStopped, StopRequest
+
+_LARGEST_SHARD = 64  # views; what a kill can cost, against the number of files
+_SHARD_BYTES = 2**28  # written as soon as they are reached: until then they are in memory
+
+Item = TypeVar("Item")
+Step = Callable[..., tuple[TrainState, StepMetrics]]
+
+
+class ViewEncoder:
+    """Batches of crops to views, in one jitted program, whether they are kept or used at once.
+
+    That, and batches of one shape, is why a float32 cache changes no bit of a run.
+    """
+
+    def __init__(self, built: Built, cfg: ExperimentConfig, mesh: Mesh):
+        model = nnx.merge(built.graphdef, built.state.trained, built.frozen)
+        graphdef, self._weights = nnx.split(model.image_encoder)
+        self._arithmetic = [dataclasses.asdict(get_spec(cfg.model.preset)), cfg.model.compute_dtype]
+
+        def encode_batch(weights: nnx.State, batch: Sample) -> View:
+            keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(batch.view)
+            image, view = draw_view(batch, ViewKeys(keys[:, 0], keys[:, 1]), cfg)
+            return view._replace(embedding=nnx.merge(graphdef, weights)(image))
+
+        self._encode = jax.jit(encode_batch, out_shardings=NamedSharding(mesh, BATCH))
+
+    def __call__(self, batch: Sample) -> View:
+        return self._encode(self._weights, batch)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of sizes, type of arithmetic, and every weight as it was loaded."""
+        digest = hashlib.sha256(json.dumps(self._arithmetic, sort_keys=True).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self._weights):
+            if not leaf.is_fully_addressable:
+                leaf = multihost_utils.process_allgather(leaf, tiled=True)
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
+
+def make_view_step(
+    graphdef: nnx.GraphDef[SAM3D],
+    optimizer: optax.GradientTransformation,
+    cfg: ExperimentConfig,
+) -> Step:
+    """The jitted step `(state, frozen, view, texts=None) -> (state, metrics)`: the decoder alone.
+
+    Clicks are drawn by (seed, step), as in `make_train_step`. The state is donated.
+    """
+
+    def step(
+        state: TrainState, frozen: nnx.State, view: View, texts: TextTable | None = None
+    ) -> tuple[TrainState, StepMetrics]:
+        view = view._replace(embedding=view.embedding.astype(jnp.float32))
+        total = jnp.maximum(view.weight.sum(), 1)
+
+        def gradients(rows: tuple[View, jax.Array]) -> tuple[nnx.State, StepMetrics]:
+            def loss_fn(trained: nnx.State) -> tuple[jax.Array, StepMetrics]:
+                model = nnx.merge(graphdef, trained, frozen)
+                return batch_loss(model, *rows, total, cfg, texts)
+
+            return jax.grad(loss_fn, has_aux=True)(gathered(state.trained))
+
+        clicks = row_keys(cfg, state.step, len(view.weight)).clicks
+        found, metrics = accumulate(gradients, (view, clicks), cfg.accumulate)
+        metrics = metrics._replace(grad_norm=optax.tree.norm(found))
+        return update(optimizer, state, found), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def view_training(
+    built: Built,
+    optimizer: optax.GradientTransformation,
+    cfg: ExperimentConfig,
+    cases: PreparedCases,
+    *,
+    names: Sequence[str],
+    prompts: Sequence[PromptIds],
+    mesh: Mesh,
+    share: Share = Share(),  # noqa: B008  # immutable
+    rows: int = 0,
+    samples: int = ENDLESS,
+    stop: StopRequest | None = None,
+) -> tuple[Step, grain.MapDataset]:
+    """A run on fixed views: its step and its batches, encoded views or, uncached, crops.
+
+    Args:
+        names: by case, its id.
+        prompts: by case, what it may be told.
+        share: which rows of a batch this process reads.
+        rows: per batch; 0: `cfg.batch_size`.
+        samples: of the whole run.
+        stop: what a signal sets, in any process; None: nothing does.
+
+    Raises:
+        NotWritable: the views cannot be kept.
+        RunStopped: a process was asked to while views were encoded; those are kept.
+    """
+    encoder = ViewEncoder(built, cfg, mesh)
+    views = FixedViews.from_config(cfg, names, prompts, get_spec(cfg.model.preset).image_size)
+    step = make_view_step(built.graphdef, optimizer, cfg)
+    read: Callable[[list[Turn]], Any]
+    if cfg.views.cache == "none":
+        decode, read = step, _crops(views, cases, cfg)
+
+        def step(state: TrainState, frozen: nnx.State, batch: Sample, **more: Any) -> Any:
+            return decode(state, frozen, encoder(batch), **more)
+    else:
+        check = None if stop is None else partial(stop.agree, int(built.state.step))
+        kept = keep_views(
+            encoder, views, cases, cfg, mesh=mesh, share=share, rows=rows, check=check
+        )
+        read = kept.read
+    turns = views.turns(cases.task_ids if cfg.data.balance == "task" else None)
+    batches = in_batches(
+        turns, read, batch_size=cfg.batch_size, share=share, rows=rows, samples=samples
+    )
+    return step, batches
+
+
+def _crops(
+    views: FixedViews, cases: PreparedCases, cfg: ExperimentConfig
+) -> Callable[[Sequence[Turn]], Sample]:
+    side = get_spec(cfg.model.preset).image_size + 2 * views.margin
+    return lambda turns: read_rows(cases, [views.plan(turn) for turn in turns], side)
+
+
+def keep_views(
+    encoder: ViewEncoder,
+    views: FixedViews,
+    cases: PreparedCases,
+    cfg: ExperimentConfig,
+    *,
+    mesh: Mesh,
+    share: Share = Share(),  # noqa: B008  # immutable
+    rows: int = 0,
+    check: Callable[[], None] | None = None,
+) -> StoredViews:
+    """Encodes the views that are not on disk yet, and returns all.
+
+    Every process encodes and writes its rows of each batch, then all wait for each other. One
+    command at a time writes; another waits for it and finds what it made.
+
+    Args:
+        check: called by every process after each batch; may raise `RunStopped`.
+
+    Raises:
+        CacheDamaged: another command removed some meanwhile.
+        NotWritable: no space, no permission.
+        RunStopped: of `check`; what was encoded is kept.
+    """
+    settings = ViewSettings.from_config(cfg, encoder.digest)
+    folder = views_root(cfg) / settings.digest[:DIGITS]
+    make_folder(folder, settings.to_json(), ENCODED)
+    keys = view_keys(settings, views, cases.keys)
+    found = find_views(folder)
+    if _any_process(bool(_missing(keys, found))):
+        with ExitStack() as stack:
+            if is_first():
+                stack.enter_context(only_one(folder, ENCODED))
+                find_views(folder, mend=True)
+            barrier("views are mended")
+            missing = _missing(keys, find_views(folder))
+            barrier("views are listed")  # before one is written, so that all list the same
+            batches = _encoded(encoder, views, cases, cfg, missing, mesh, share, rows)
+            with Progress(len(missing), "encoded", "views") as progress:
+                _write(batches, views, keys, folder, cfg, progress, check)
+            barrier("views are written")
+        found = find_views(folder)
+        if _missing(keys, found):
+            raise CacheDamaged(
+                f"Encoded views in {folder} were removed by another command while this one ran; "
+                "start it again."
+            )
+    places: list[list[Place]] = [[found[key] for key in of_case] for of_case in keys]
+    return StoredViews(places, views.prompts, user_cache("views"))
+
+
+def _missing(keys: Sequence[Sequence[str]], found: dict[str, Place]) -> list[Turn]:
+    """By case, so that a case is read once for its views."""
+    return [
+        Turn(case_id, number)
+        for case_id, of_case in enumerate(keys)
+        for number, key in enumerate(of_case)
+        if key not in found
+    ]
+
+
+def _encoded(
+    encoder: ViewEncoder,
+    views: FixedViews,
+    cases: PreparedCases,
+    cfg: ExperimentConfig,
+    missing: Sequence[Turn],
+    mesh: Mesh,
+    share: Share,
+    rows: int,
+) -> Iterator[tuple[list[Turn], View]]:
+    """Batches of views on the devices, each with the turns of this process's rows."""
+    crops = _crops(views.by_position(), cases, cfg)
+    dataset = in_batches(
+        grain.MapDataset.source(missing),
+        lambda turns: (turns, crops(turns)),
+        batch_size=cfg.batch_size,
+        share=share,
+        rows=rows,
+        samples=len(missing),
+    )
+    count = math.ceil(len(missing) / cfg.batch_size)
+    for turns, batch in batches_from(dataset, 0, count, cfg.data.read_threads):
+        with jax.set_mesh(mesh):
+            view = encoder(shard_batch(mesh, batch))
+        yield turns, view
+
+
+def _write(
+    batches: Iterator[tuple[list[Turn], View]],
+    views: FixedViews,
+    keys: Sequence[Sequence[str]],
+    folder: epath.Path,
+    cfg: ExperimentConfig,
+    progress: Progress,
+    check: Callable[[], None] | None,
+) -> None:
+    """Writes this process's rows, a shard at a time."""
+    records: list[tuple[bytes, dict[str, Any]]] = []
+
+    def write() -> None:
+        if records:
+            write_shard(folder, records, ENCODED)
+            records.clear()
+
+    for turns, batch in _one_ahead(batches):
+        view = jax.tree.map(_own_rows, batch)
+        for row, turn in enumerate(turns):
+            if not turn.weight:
+                continue
+            seed = views.seed_of(turn.case_id, turn.number)
+            content = encode(view, row, dtype=cfg.views.cache, seed=seed)
+            records.append((content, {"key": keys[turn.case_id][turn.number]}))
+        progress.add(min(cfg.batch_size, progress.left))
+        size = sum(len(content) for content, _ in records)
+        if len(records) >= _LARGEST_SHARD or size >= _SHARD_BYTES:
+            write()
+        if check is not None:
+            try:
+                check()
+            except RunStopped:
+                write()
+                raise
+    write()
+
+
+def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each when the next is under way: devices work while the host writes."""
+    ahead: list[Item] = []
+    for item in items:
+        yield from ahead
+        ahead = [item]
+    yield from ahead
+
+
+def _own_rows(batch: jax.Array) -> np.ndarray:
+    """On the host, the rows of a batch that this process's devices hold."""
+    parts = {shard.index[0].start or 0: shard.data for shard in batch.addressable_shards}
+    return np.concatenate([parts[start] for start in sorted(parts)])
+
+
+def _any_process(holds: bool) -> bool:
+    if jax.process_count() == 1:
+        return holds
+    return bool(np.any(multihost_utils.process_allgather(np.array(holds))))
