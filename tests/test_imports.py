@@ -19,9 +19,11 @@ PACKAGE = REPOSITORY / "rtsam_jax"
 
 # What every part may use. These three themselves import nothing of the project but `errors`.
 BASE = frozenset({"errors", "config", "config_ranges", "geometry"})
-PARTS = frozenset({"models", "weights", "losses", "metrics", "optim", "prompts", "data"})
-SERVICES = frozenset({"report", "text", "evaluation", "training", "benchmark", "flags"})
-COMMANDS = frozenset({"train", "evaluate", "prepare", "bench"})
+PARTS = frozenset(
+    {"compilation", "models", "weights", "losses", "metrics", "optim", "prompts", "data"}
+)
+SERVICES = frozenset({"report", "text", "evaluation", "training", "planning", "benchmark", "flags"})
+COMMANDS = frozenset({"train", "evaluate", "prepare", "bench", "plan"})
 
 # Part -> what it may import of rtsam_jax besides itself; a dotted entry allows that one module.
 ALLOWED: dict[str, frozenset[str]] = {
@@ -31,6 +33,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "config_ranges": frozenset({"errors", "config"}),  # the latter for type checkers alone
     "models": BASE,
     "weights": BASE,
+    "compilation": frozenset({"data.user_cache"}),
     "losses": BASE,
     "metrics": BASE,
     "optim": BASE,
@@ -40,7 +43,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "text": BASE | PARTS,
     "evaluation": BASE | PARTS | {"report", "text"},
     "training": BASE | PARTS | {"report"},
-    "benchmark": BASE | PARTS | {"training"},
+    "planning": BASE | PARTS | {"report", "training"},
+    "benchmark": BASE | PARTS | {"training", "evaluation", "report"},
     "flags": BASE,
     **{name: BASE | PARTS | SERVICES for name in COMMANDS},
 }

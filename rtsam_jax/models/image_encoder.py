@@ -7,7 +7,9 @@ from flax import nnx
 
 from rtsam_jax.models.attention import QKV, Tables, windowed_attention
 from rtsam_jax.models.layers import Array, MLPBlock, PatchConv, Precision, SameConv
+from rtsam_jax.models.layout import BATCH, HEADS, placed
 from rtsam_jax.models.presets import ModelSpec
+from rtsam_jax.models.remat import rematerialised
 
 NORM_EPSILON = 1e-6  # the encoder's norms; the decoder's are 1e-5 (reference trap 7)
 
@@ -31,9 +33,15 @@ class Attention(nnx.Module):
             # Trap 1 adds terms whose axes only match on a cube.
             raise ValueError(f"relative position needs a cube of tokens, not {d} x {h} x {w}")
         head = c // self.heads
-        qkv = self.qkv(x).reshape(b, d, h, w, 3, self.heads, head)
+        heads, dtype = (3, self.heads, head), self.precision.compute
         assert self.qkv.bias is not None
-        bias = self.qkv.bias[...].astype(qkv.dtype).reshape(3, self.heads, head)
+        bias = self.qkv.bias[...].astype(dtype).reshape(heads)
+        # Heads are told apart before the product: its columns could not be divided into them.
+        kernel = self.qkv.kernel[...].astype(dtype).reshape(c, *heads)
+        kernel = placed(placed(kernel, HEADS, None, None, None), None, None, HEADS, None)
+        x = x.astype(dtype)
+        qkv = jnp.einsum("bdhwc,csxk->bdhwsxk", x, kernel, precision=self.precision.matmul) + bias
+        qkv = placed(qkv, BATCH, None, None, None, None, HEADS, None)
         out = windowed_attention(
             QKV(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]),
             QKV(bias[0], bias[1], bias[2]),
@@ -60,6 +68,7 @@ class Block(nnx.Module):
         )
 
     def __call__(self, x: Array) -> Array:
+        x = placed(x, BATCH, None, None, None, None)
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -79,9 +88,14 @@ class Neck(nnx.Module):
 
 
 class ImageEncoder3D(nnx.Module):
-    """`[B, S, S, S, 1]` normalised image -> `[B, g, g, g, prompt_width]` float32 embedding."""
+    """`[B, S, S, S, 1]` normalised image -> `[B, g, g, g, prompt_width]` float32 embedding.
 
-    def __init__(self, spec: ModelSpec, *, precision: Precision, rngs: nnx.Rngs):
+    `remat`: a backward pass keeps each block's input alone and computes the rest again.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, *, remat: bool = False, precision: Precision, rngs: nnx.Rngs
+    ):
         grid = spec.grid
         self.patch_embed = PatchConv(spec.patch_size, 1, spec.width, precision=precision)
         self.pos_embed = nnx.Param(jnp.zeros((1, grid, grid, grid, spec.width)))
@@ -95,10 +109,14 @@ class ImageEncoder3D(nnx.Module):
             for i in range(spec.depth)
         )
         self.neck = Neck(spec, precision=precision, rngs=rngs)
+        self.remat = remat
 
     def __call__(self, image: Array) -> Array:
         x = self.patch_embed(image)
         x = x + self.pos_embed[...].astype(x.dtype)
-        for block in self.blocks:
-            x = block(x).astype(x.dtype)
-        return self.neck(x)
+        if self.remat:
+            x = rematerialised(list(self.blocks), x)
+        else:
+            for block in self.blocks:
+                x = block(x).astype(x.dtype)
+        return self.neck(placed(x, BATCH, None, None, None, None))

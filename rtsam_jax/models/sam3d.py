@@ -19,6 +19,7 @@ class SAM3D(nnx.Module):
         spec: sizes, see `rtsam_jax.models.presets`.
         prompt: text adapter or learned task prompts; the default builds neither.
         compute_dtype: "float32" or "bfloat16"; parameters are float32 in both.
+        remat: the encoder's blocks are computed again in a backward pass, not kept.
         rngs: stream `params`.
     """
 
@@ -28,10 +29,11 @@ class SAM3D(nnx.Module):
         *,
         prompt: PromptSizes = NO_PROMPT,
         compute_dtype: str = "float32",
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
         precision = Precision.named(compute_dtype)
-        self.image_encoder = ImageEncoder3D(spec, precision=precision, rngs=rngs)
+        self.image_encoder = ImageEncoder3D(spec, remat=remat, precision=precision, rngs=rngs)
         self.prompt_encoder = PromptEncoder3D(spec, prompt=prompt, precision=precision, rngs=rngs)
         self.mask_decoder = MaskDecoder3D(spec, precision=precision, rngs=rngs)
 

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
+from jax.experimental.multihost_utils import process_allgather
 from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint._src.futures.synchronization import OperationIdGenerator
 
 from rtsam_jax.data.json_file import write_json
 from rtsam_jax.errors import (
@@ -53,6 +56,7 @@ class RunCheckpoints:
     def __init__(self, run: str | Path, *, keep: int):
         self.folder = _folder(run)
         self.folder.mkdir(parents=True, exist_ok=True)
+        _count_as_the_others()
         policies = ocp.training.preservation_policies
         self._orbax = _open(
             self.folder,
@@ -129,6 +133,19 @@ def restore_params(run: str | Path, params: nnx.State) -> int:
         step = reader.latest.step
         _fill(params, _load(reader, folder, step, {"params": flat})["params"])
     return step
+
+
+def _count_as_the_others() -> None:
+    """Brings the number of Orbax's operations so far to that of the process that is furthest.
+
+    Each process counts its own and names barriers by the number: after one has read weights alone
+    (`rtsam_jax.weights.load_weights`), they would wait for each other for ever.
+    """
+    if jax.process_count() == 1:
+        return
+    furthest = np.max(process_allgather(np.int32(OperationIdGenerator.get_current_operation_id())))
+    while int(OperationIdGenerator.get_current_operation_id()) < furthest:
+        OperationIdGenerator.next_operation_id()
 
 
 def _folder(run: str | Path) -> Path:

@@ -62,6 +62,7 @@ def make_model(cfg: ExperimentConfig, tasks: int, text_width: int = 0) -> SAM3D:
         get_spec(cfg.model.preset),
         prompt=sizes,
         compute_dtype=cfg.model.compute_dtype,
+        remat=cfg.model.remat == "blocks" and not cfg.model.freeze_encoder,
         rngs=nnx.Rngs(0),
     )
 

@@ -80,3 +80,33 @@ def test_bfloat16_is_near_float32(model: SAM3D) -> None:
     assert rough.dtype == jnp.float32
     error = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
     assert 1e-4 < error < 0.1
+
+
+@pytest.mark.parametrize(
+    ("depth", "global_blocks", "loops"),
+    [
+        (6, (2, 5), 2),  # twice: two windowed, themselves scanned, and a global one
+        (4, (2, 3), 2),  # two windowed, then two global ones
+    ],
+)
+def test_remat_changes_neither_values_nor_gradients(
+    depth: int, global_blocks: tuple[int, ...], loops: int
+) -> None:
+    def value_and_grad(remat: bool) -> tuple[jax.Array, nnx.State, str]:
+        model = random_model(depth=depth, global_blocks=global_blocks)
+        model.image_encoder.remat = remat
+        graph, state = nnx.split(model.image_encoder)
+
+        def loss(state: nnx.State) -> jax.Array:
+            return jnp.sin(nnx.merge(graph, state)(IMAGE)).sum()
+
+        forward = str(jax.make_jaxpr(loss)(state))
+        return *jax.jit(jax.value_and_grad(loss))(state), forward
+
+    (kept, kept_grad, plain), (again, again_grad, rematted) = map(value_and_grad, (False, True))
+    assert "remat" in rematted and "remat" not in plain
+    assert rematted.count("scan[") - plain.count("scan[") == loops
+    np.testing.assert_allclose(again, kept, rtol=1e-4, atol=1e-3)
+    for a, b in zip(jax.tree.leaves(again_grad), jax.tree.leaves(kept_grad), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
+    assert any(np.abs(x).max() > 0.1 for x in jax.tree.leaves(again_grad))

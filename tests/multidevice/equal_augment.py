@@ -37,6 +37,8 @@ def make_batch() -> Sample:
         text_id=ids,
         mirrored_text_id=ids - 1,  # the first cannot be mirrored
         case_id=ids,
+        weight=np.ones(BATCH, np.float32),
+        view=np.full(BATCH, -1, np.int32),
     )
 
 
@@ -44,11 +46,11 @@ def run(devices: int) -> tuple[Sample, str]:
     """The result and the compiled program."""
     mesh = make_mesh(MeshConfig(data=devices), BATCH)
     batch = shard_batch(mesh, make_batch())
-    key = jax.device_put(jax.random.key(5), replicated(mesh))
+    keys = jax.device_put(jax.random.split(jax.random.key(5), BATCH), replicated(mesh))
     with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
         function = jax.jit(functools.partial(augment, cfg=CFG, size=SIZE))
-        program = function.lower(batch, key).compile()
-        return program(batch, key), program.as_text()
+        program = function.lower(batch, keys).compile()
+        return program(batch, keys), program.as_text()
 
 
 def main() -> None:

@@ -1,26 +1,39 @@
-"""Run under eight CPU devices: the same steps on one of them and on all; prints what differs."""
+"""Run under eight CPU devices: the same steps on several meshes; prints what differs."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+import tempfile
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from rtsam_jax.config import MeshConfig
+from rtsam_jax.config import ExperimentConfig, MeshConfig
 from rtsam_jax.data.sample import Sample
+from rtsam_jax.models.presets import PRESETS
 from rtsam_jax.models.text_adapter import TextTable
 from rtsam_jax.optim import make_optimizer
+from rtsam_jax.training.checkpoint import RunCheckpoints
 from rtsam_jax.training.sharding import make_mesh, replicated, shard_batch
-from rtsam_jax.training.state import build
+from rtsam_jax.training.state import Built, build
 from rtsam_jax.training.step import make_train_step
-from rtsam_jax.weights import flatten
+from rtsam_jax.weights import flatten, save_weights
+from tests.models.random_model import random_model
 from tests.tiny import tiny_config
 
 STEPS, BATCH, SIDE = 3, 8, 32
 WIDTH = 20  # of a text feature
+MESHES = [(8, 1, 1), (2, 2, 2), (1, 4, 2)]  # each is compared with one device
+SAVED, RESUMED = (2, 2, 2), [(1, 2, 2), (1, 1, 1)]
+# Four heads can be divided over `tensor`, three cannot; blocks that repeat are scanned.
+PRESETS["test"] = dataclasses.replace(PRESETS["test"], heads=4, depth=4, global_blocks=(1, 3))
 
 
 def batches() -> list[Sample]:
@@ -35,64 +48,152 @@ def batches() -> list[Sample]:
         text, case = rng.integers(0, 3, BATCH).astype(np.int32), np.arange(BATCH, dtype=np.int32)
         label, roi = (distance < 4).astype(np.uint8), (distance < 9).astype(np.uint8)
         image, mirrored = noise + 3 * label[..., None], np.full_like(text, -1)
-        out.append(Sample(image, label, roi, text, mirrored, case))
+        weight = np.ones(BATCH, np.float32)
+        out.append(Sample(image, label, roi, text, mirrored, case, weight, mirrored))
     return out
 
 
-def run(devices: int) -> dict[str, Any]:
+def config(**fields: object) -> ExperimentConfig:
     # An untrained model's logits crowd around 0: at p = 0.5 a rounding error moves a voxel across
     # the threshold, another click is drawn, and the comparison says nothing about sharding.
-    cfg = tiny_config(
+    return tiny_config(
         batch_size=BATCH,
         click__iterations=3,
         click__per_iteration=4,
         click__threshold=1e-3,
         prompt__task="text",
+        model__remat="blocks",
+        **fields,
     )
-    mesh = make_mesh(MeshConfig(data=devices), BATCH)
-    optimizer = make_optimizer(cfg.optim, STEPS)
-    built = build(cfg, 3, optimizer, mesh, text_width=WIDTH)
-    features = np.random.default_rng(0).standard_normal((3, 1, WIDTH)).astype(np.float32)
-    texts = jax.device_put(TextTable(features, np.ones((3, 1), bool)), replicated(mesh))
-    start = {k: np.array(v) for k, v in flatten(nnx.to_pure_dict(built.state.trained)).items()}
-    step = make_train_step(built.graphdef, optimizer, cfg)
-    state, losses, placed = built.state, [], []
+
+
+class Run:
+    """A state on a mesh, its compiled step, and what they gave."""
+
+    def __init__(self, cfg: ExperimentConfig, axes: tuple[int, int, int]):
+        self.mesh: Mesh = make_mesh(MeshConfig(*axes), BATCH)
+        optimizer = make_optimizer(cfg.optim, STEPS)
+        self.built: Built = build(cfg, 3, optimizer, self.mesh, text_width=WIDTH)
+        features = np.random.default_rng(0).standard_normal((3, 1, WIDTH)).astype(np.float32)
+        table = TextTable(features, np.ones((3, 1), bool))
+        self.texts = jax.device_put(table, replicated(self.mesh))
+        self.start = self.parameters()
+        self.placed = shard_shapes(self.built)
+        self.step = make_train_step(self.built.graphdef, optimizer, cfg)
+        self.losses: list[np.ndarray] = []
+
+    def train(self, batch: Sample) -> None:
+        sharded = shard_batch(self.mesh, batch)
+        with jax.set_mesh(self.mesh), jax.transfer_guard("disallow"):
+            state, metrics = self.step(self.built.state, self.built.frozen, sharded, self.texts)
+        self.built = Built(self.built.graphdef, self.built.frozen, state)
+        self.losses.append(np.asarray(metrics.case_loss))
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        flat = flatten(nnx.to_pure_dict(self.built.state.trained))
+        return {name: np.array(value) for name, value in flat.items()}
+
+    def resumed(self, folder: Path) -> dict[str, np.ndarray]:
+        """All arrays of the checkpoint in `folder`, once they lie on this mesh."""
+        with closing(RunCheckpoints(folder, keep=1)) as checkpoints:
+            self.built = checkpoints.restore(self.built)
+        return arrays(self.built)
+
+
+def arrays(built: Built) -> dict[str, np.ndarray]:
+    named, _ = jax.tree_util.tree_flatten_with_path((built.state, built.frozen))
+    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in named}
+
+
+def shard_shapes(built: Built) -> dict[str, list[tuple[int, ...]]]:
+    """By name of an array of the state: its shape, and that of a device's part of it."""
+    named, _ = jax.tree_util.tree_flatten_with_path((built.state, built.frozen))
+    return {
+        jax.tree_util.keystr(path): [leaf.shape, leaf.addressable_shards[0].data.shape]
+        for path, leaf in named
+    }
+
+
+def largest(differences: dict[str, np.ndarray]) -> float:
+    return max(float(np.abs(x).max()) for x in differences.values())
+
+
+def norm(parts: dict[str, np.ndarray]) -> float:
+    return math.sqrt(sum(np.vdot(x, x) for x in parts.values()))
+
+
+def compare(one: Run, other: Run) -> dict[str, Any]:
+    params = other.parameters()
+    moved = {k: v - one.start[k] for k, v in one.parameters().items()}
+    apart = {k: params[k] - v for k, v in one.parameters().items()}
+    return {
+        "placed": other.placed,
+        "kept_place": shard_shapes(other.built) == other.placed,
+        "compiled": other.step._cache_size(),
+        "same_start": all(np.array_equal(v, other.start[k]) for k, v in one.start.items()),
+        "losses": np.array(one.losses).tolist(),
+        "loss_error": float(np.abs(np.array(one.losses) - other.losses).max()),
+        "moved": norm(moved),
+        "update_error": norm(apart) / norm(moved),
+        "relative_error": norm(apart) / norm(one.parameters()),
+    }
+
+
+def run_all(cfg: ExperimentConfig, meshes: list[tuple[int, int, int]]) -> dict[str, Any]:
+    one = Run(cfg, (1, 1, 1))
     for batch in batches():
-        sharded = shard_batch(mesh, batch)
-        placed.append(len(sharded.image.sharding.device_set))
-        assert sharded.image.addressable_shards[0].data.shape[0] == BATCH // devices
-        with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
-            state, metrics = step(state, built.frozen, sharded, texts)
-        losses.append(np.asarray(metrics.case_loss))
-    params = {k: np.array(v) for k, v in flatten(nnx.to_pure_dict(state.trained)).items()}
-    copies = {len(x.sharding.device_set) for x in jax.tree.leaves(state)}
-    compiled = step._cache_size()
-    return locals()
+        one.train(batch)
+    report = {}
+    for axes in meshes:
+        other = Run(cfg, axes)
+        for batch in batches():
+            other.train(batch)
+        report["x".join(map(str, axes))] = compare(one, other)
+    return report
+
+
+def elastic(cfg: ExperimentConfig, folder: Path) -> dict[str, Any]:
+    """A checkpoint before the last step, continued on fewer devices."""
+    *before, last = batches()
+    saved = Run(cfg, SAVED)
+    for batch in before:
+        saved.train(batch)
+    with closing(RunCheckpoints(folder, keep=1)) as checkpoints:
+        checkpoints.save(saved.built, loss=0.0)
+    stored = arrays(saved.built)
+    saved.train(last)
+    report = {}
+    for axes in RESUMED:
+        run = Run(cfg, axes)
+        fresh = arrays(run.built)
+        found = run.resumed(folder)
+        run.train(last)
+        report["x".join(map(str, axes))] = {
+            "devices": run.mesh.size,
+            "changed": sum(not np.array_equal(fresh[k], v) for k, v in found.items()),
+            "arrays": len(stored),
+            "equal": sum(np.array_equal(stored[k], v) for k, v in found.items()),
+            "kept_place": shard_shapes(run.built) == run.placed,
+            "loss_error": float(np.abs(run.losses[0] - saved.losses[-1]).max()),
+        }
+    return report
 
 
 def main() -> None:
-    one, all_of_them = run(1), run(8)
-    moved = {k: v - one["start"][k] for k, v in one["params"].items()}
-    apart = {k: v - one["params"][k] for k, v in all_of_them["params"].items()}
-
-    def norm(parts: dict[str, np.ndarray]) -> float:
-        return float(np.sqrt(sum(np.vdot(x, x) for x in parts.values())))
-
-    report = {
-        "devices": jax.device_count(),
-        "placed": all_of_them["placed"],
-        "copies": sorted(all_of_them["copies"]),
-        "compiled": [one["compiled"], all_of_them["compiled"]],
-        "losses": np.array(one["losses"]).tolist(),
-        "loss_error": float(np.abs(np.array(one["losses"]) - all_of_them["losses"]).max()),
-        "same_start": all(
-            np.array_equal(v, all_of_them["start"][k]) for k, v in one["start"].items()
-        ),
-        "moved": norm(moved),
-        "update_error": norm(apart) / norm(moved),
-        "largest_error": max(float(np.abs(x).max()) for x in apart.values()),
-        "relative_error": norm(apart) / norm(one["params"]),
-    }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        weights = {
+            ".".join(map(str, path)): np.asarray(leaf.get_value())
+            for path, leaf in nnx.to_flat_state(nnx.state(random_model(seed=3)))
+        }
+        save_weights(folder / "weights", weights, {"preset": "test"})
+        frozen = config(model__freeze_encoder=True, model__checkpoint=str(folder / "weights"))
+        report = {
+            "devices": jax.device_count(),
+            "trained": run_all(config(), MESHES),
+            "frozen": run_all(frozen, [(2, 2, 2)]),
+            "elastic": elastic(config(), folder / "run"),
+        }
     print(json.dumps(report))
 
 

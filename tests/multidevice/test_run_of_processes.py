@@ -17,6 +17,7 @@ import pytest
 from rtsam_jax.errors import ProcessFailed
 from tests.launch.runs import MULTIHOST, Command, assert_same, launched, losses, saved, state
 from tests.multidevice.test_two_processes import free_port
+from tests.text.tiny_language_model import write_language_model
 from tests.tiny import tiny_config, write_config_file
 
 STEPS, EVERY, BATCH = 24, 3, 4
@@ -26,8 +27,12 @@ EIGHT = ("--config.batch_size=8", "--config.steps=3", "--config.optim.lr=1e-3")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path:
-    """A folder with a config, and a run of it by two processes that nothing disturbed."""
+    """A folder with a config, and a run of it by two processes that nothing disturbed.
+
+    They begin without features of the texts: one reads the language model, the others wait.
+    """
     folder = tmp_path_factory.mktemp("processes")
+    write_language_model(folder / "tiny_bert")
     cfg = tiny_config(
         tiny_dataset,
         steps=STEPS,
@@ -35,6 +40,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path:
         batch_size=BATCH,
         log_every=4,
         evaluate=False,
+        prompt__task="text",
+        prompt__language_model="tiny_bert",
+        prompt__feature_cache="features",
         augment__flip_axes=(0, 1),
         augment__noise=0.5,
         # At p = 0.5 a rounding error moves a voxel across it, and another click is drawn.

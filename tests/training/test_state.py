@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import PartitionSpec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from rtsam_jax import errors
 from rtsam_jax.config import MeshConfig
@@ -19,14 +23,30 @@ from rtsam_jax.models.initialise import draw_parameters
 from rtsam_jax.models.presets import PRESETS
 from rtsam_jax.optim import make_optimizer
 from rtsam_jax.training import rules
-from rtsam_jax.training.rules import path_of, rule_for, trained_filter
-from rtsam_jax.training.sharding import make_mesh, parameter_shardings
+from rtsam_jax.training.rules import path_of, placement, rule_for, trained_filter
+from rtsam_jax.training.sharding import (
+    AXES,
+    _part,
+    batch_rows,
+    laid_out,
+    make_mesh,
+    parameter_shardings,
+)
 from rtsam_jax.training.state import CORNERS, abstract_model, build, make_model
 from rtsam_jax.weights import MODEL_FILE, OWN_PARAMETERS, PARAMS_FOLDER, flatten, model_variables
 from tests.tiny import tiny_config
 
 ONE = make_mesh(MeshConfig(data=1), 1)
+MANY = AbstractMesh((2, 8, 4), AXES)
+KERNELS = [f"image_encoder/blocks/0/{name}/kernel" for name in ("attn/qkv", "mlp/lin1")]
 CONSTANTS = {"prompt_encoder/position/gaussian", "prompt_encoder/no_mask_embed"}
+
+
+def axes_of(*entries: str | tuple[str, ...] | None) -> list[str]:
+    """Names of mesh axes in entries of a `PartitionSpec`."""
+    return [
+        axis for entry in entries for axis in ((entry,) if isinstance(entry, str) else entry or ())
+    ]
 
 
 def paths(state: nnx.State) -> set[str]:
@@ -159,23 +179,78 @@ def test_the_state_lies_where_the_rules_say() -> None:
         assert leaf.committed
 
 
-def test_shardings_follow_the_rules_for_moments_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = tuple(
-        rules.Rule(rule.pattern, rule.trained, PartitionSpec("data"))
-        if rule.pattern == "mask_decoder/"
-        else rule
-        for rule in rules.RULES
-    )
-    monkeypatch.setattr(rules, "RULES", changed)
+@pytest.fixture(scope="module")
+def two_large_blocks() -> dict[str, tuple[int, ...]]:
+    """Shapes of two blocks as ViT-H has them, and of what goes with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "vit_h", dataclasses.replace(PRESETS["vit_h"], depth=2))
+        _, params = abstract_model(tiny_config(model__preset="vit_h"), 3, ONE)
+    return {path_of(path): leaf.shape for path, leaf in _flat(params)}
+
+
+def test_a_large_model_is_divided_into_equal_parts(
+    two_large_blocks: dict[str, tuple[int, ...]],
+) -> None:
+    def parts(path: str, shape: tuple[int, ...]) -> int:
+        return math.prod(MANY.shape[axis] for axis in axes_of(*placement(path, shape, MANY.shape)))
+
+    for only, axes in (("image_encoder/blocks", ("fsdp", "tensor")), ("mask_decoder", ("fsdp",))):
+        shapes = {k: v for k, v in two_large_blocks.items() if k.startswith(only)}
+        held = sum(math.prod(shape) / parts(path, shape) for path, shape in shapes.items())
+        whole = sum(map(math.prod, shapes.values()))
+        assert held < 1.1 * whole / math.prod(MANY.shape[axis] for axis in axes)
+
+
+def test_moments_lie_with_their_parameters() -> None:
     cfg = tiny_config()
     _, params = abstract_model(cfg, 3, ONE)
-    seen = {path_of(p): leaf.sharding.spec for p, leaf in _flat(params)}
-    for path, spec in seen.items():
-        assert (spec == PartitionSpec("data")) == path.startswith("mask_decoder/"), path
     moments = jax.eval_shape(make_optimizer(cfg.optim, 4).init, params)
-    placed = jax.tree.leaves(parameter_shardings(ONE, moments))
-    sharded = sum(s.spec == PartitionSpec("data") for s in placed)
-    assert sharded == 2 * sum(p.startswith("mask_decoder") for p in seen)
+    of_params, of_moments = (
+        [place.spec for place in jax.tree.leaves(parameter_shardings(MANY, tree))]
+        for tree in (params, moments)
+    )
+    assert sum(spec != PartitionSpec() for spec in of_params) > 10
+    counter = [PartitionSpec()]
+    assert of_moments == [*counter, *of_params, *of_params, *counter]
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("attn/qkv/kernel", PartitionSpec(("tensor", "fsdp"))),
+        ("attn/proj/kernel", PartitionSpec("tensor", "fsdp")),
+        ("mlp/lin1/kernel", PartitionSpec("fsdp", "tensor")),
+        ("mlp/lin1/bias", PartitionSpec("tensor")),
+        ("mlp/lin2/kernel", PartitionSpec("tensor", "fsdp")),
+        ("mlp/lin2/bias", PartitionSpec()),
+        ("norm1/scale", PartitionSpec()),
+    ],
+)
+def test_a_block_is_divided_by_columns_then_rows(
+    name: str, spec: PartitionSpec, two_large_blocks: dict[str, tuple[int, ...]]
+) -> None:
+    path = f"image_encoder/blocks/1/{name}"
+    assert placement(path, two_large_blocks[path], MANY.shape) == spec
+
+
+AXIS = st.integers(1, 8)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(KERNELS), st.tuples(*[st.integers(1, 4096)] * 2), AXIS, AXIS)
+def test_whatever_its_sizes_a_parameter_is_divided_evenly(
+    path: str, shape: tuple[int, int], fsdp: int, tensor: int
+) -> None:
+    sizes = {"data": 2, "fsdp": fsdp, "tensor": tensor}
+    spec = placement(path, shape, sizes)
+    used = axes_of(*spec)
+    assert len(used) == len(set(used)) and "data" not in used
+    for size, entry in zip(shape, spec, strict=False):
+        assert size % math.prod(sizes[axis] for axis in axes_of(entry)) == 0
+    assert "fsdp" not in used or np.prod(shape) >= rules.FSDP_FROM
+    # An axis is left out where it does not divide, and nowhere else.
+    if np.prod(shape) >= rules.FSDP_FROM and all(n % (fsdp * tensor) == 0 for n in shape):
+        assert set(used) == {axis for axis in ("fsdp", "tensor") if sizes[axis] > 1}
 
 
 def _flat(state: nnx.State) -> Any:
@@ -224,7 +299,41 @@ def test_no_published_checkpoint_must_hold_the_adapter() -> None:
     assert len(names) == 8 and names <= OWN_PARAMETERS
 
 
-@pytest.mark.parametrize(("data", "batch"), [(2, 4), (0, 4), (-2, 4)])
-def test_a_mesh_that_does_not_fit(data: int, batch: int) -> None:
-    with pytest.raises(errors.ConfigError, match="config.mesh.data"):
-        make_mesh(MeshConfig(data=data), batch)
+@pytest.mark.parametrize("axes", [(2, 1, 1), (1, 2, 1), (-1, 1, 2)])
+def test_a_mesh_that_does_not_fit(axes: tuple[int, int, int]) -> None:
+    with pytest.raises(errors.ConfigError, match="data x fsdp x tensor.* there are 1"):
+        make_mesh(MeshConfig(*axes), 4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 100), AXIS, AXIS, AXIS, AXIS)
+def test_rows_are_the_next_number_that_divides(
+    batch: int, data: int, fsdp: int, tensor: int, accumulate: int
+) -> None:
+    mesh = AbstractMesh((data, fsdp, tensor), AXES)
+    parts = data * fsdp * accumulate
+    rows = batch_rows(mesh, batch, accumulate)
+    assert rows % parts == 0 and batch <= rows < batch + parts
+
+
+@settings(max_examples=30, deadline=None)
+@given(AXIS, AXIS, AXIS)
+def test_processes_in_order_share_the_rows_evenly(rows: int, tensor: int, across: int) -> None:
+    """Whether they hold several rows each, or one row of devices is held by several of them."""
+    by_rows = np.repeat(np.arange(across), rows)[:, None].repeat(tensor, 1)
+    assert [_part(by_rows, p) for p in range(across)] == [(p, across) for p in range(across)]
+    by_columns = np.arange(rows * across).reshape(rows, across).repeat(tensor, 1)
+    shares = [_part(by_columns, p) for p in range(rows * across)]
+    assert shares == [(p // across, rows) for p in range(rows * across)]
+
+
+@pytest.mark.parametrize(
+    "processes", [[[0], [1], [0], [1]], [[1], [0], [0], [1]], [[0], [0], [1]], [[1], [1], [1]]]
+)
+def test_rows_that_are_no_equal_part_are_no_share(processes: list[list[int]]) -> None:
+    assert _part(np.array(processes), 0) is None
+
+
+def test_what_a_step_returns_lies_where_it_lay_without_a_mesh_anywhere() -> None:
+    state = {"mask_decoder": {"kernel": jnp.ones((64, 64))}}
+    assert laid_out(state) is state
