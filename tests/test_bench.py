@@ -1,56 +1,71 @@
-"""The bench's content, on the test preset: what it counts, compares and writes. No timings."""
+"""The bench's content, on a tiny preset: what it counts, compares and writes. No timings."""
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 import json
-import sys
 from pathlib import Path
+from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from rtsam_jax import bench
-from rtsam_jax.benchmark import augmentation, rival
-from rtsam_jax.benchmark.flops import encoder_flop
+from rtsam_jax.benchmark import devices, sweeps
+from rtsam_jax.benchmark.cases import Result, Rivals, bench_config, run_case
+from rtsam_jax.benchmark.flops import (
+    decoder_flop,
+    encoder_flop,
+    encoder_grad_flop,
+    refine_flop,
+    upsample_flop,
+)
+from rtsam_jax.benchmark.ours import OurSide
+from rtsam_jax.benchmark.tables import describe_rate
 from rtsam_jax.benchmark.timing import Contender, Timing, ratio, time_in_turn
-from rtsam_jax.config import ExperimentConfig, LossConfig
-from rtsam_jax.errors import ConfigError, ExtraMissing
-from rtsam_jax.losses import segmentation_loss
 from rtsam_jax.models import presets
 from rtsam_jax.models.presets import get_spec
 
 
-def test_the_command_prints_a_table_and_writes_every_number(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # One block of each kind compiles in half the time.
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A preset with one block of each kind, which compiles in half the time."""
     small = dataclasses.replace(get_spec("test"), depth=1, global_blocks=(), decoder_depth=1)
     monkeypatch.setitem(presets.PRESETS, "test", small)
-    path = tmp_path / "bench.json"
-    options = "--preset test --rival none --rounds 2 --batch 2 --json"
-    bench.main([*options.split(), str(path)])
+    return "test"
 
-    rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines() if "|" in line]
-    cells = [[cell.strip() for cell in row] for row in rows]
-    assert cells[0] == ["Case", "Batch", "Side"]
-    batches = {"encoder": 1, "step": 2, "augment": 1}
-    timed = [[case, str(n), "rtsam_jax"] for case, n in batches.items()]
-    assert cells[2:5] == timed
-    assert cells[5] == ["Batch", "Threads", "Record (MB)"] and cells[7][:2] == ["2", "2"]
 
-    written = json.loads(path.read_text())
-    assert written["matrix_flop_per_s"] > 0
-    assert written["preset"] == "test" and written["machine"]["threads"] >= 1
-    for case, measured in zip(batches, written["cases"], strict=True):
-        assert measured["case"] == case and measured["ratio"] is None
+def test_the_command_prints_tables_and_writes_every_number(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = (
+        f"--preset {tiny} --rival none --rounds 2 --batch 2 --case encoder refine augment input"
+    )
+    files = {name: tmp_path / f"bench.{name}" for name in ("json", "png", "md")}
+    written = f"--json {files['json']} --png {files['png']} --markdown {files['md']}"
+    bench.main([*options.split(), *written.split(), "--profile", str(tmp_path / "traces")])
+
+    printed = capsys.readouterr().out
+    batches = {"encoder": 1, "refine": 2, "augment": 1}
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in printed.splitlines()]
+    for case, batch in batches.items():
+        assert [row[2] for row in rows if row[:2] == [case, str(batch)]] == ["rtsam_jax"] * 2
+    assert printed.strip() in files["md"].read_text()
+    assert options in printed  # the very command
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+
+    found = json.loads(files["json"].read_text())
+    assert found["matrix_flop_per_s"] > 0 and found["dtype"] == "float32"
+    assert found["preset"] == tiny and found["machine"]["threads"] >= 1
+    for case, measured in zip(batches, found["cases"], strict=True):
+        assert measured["case"] == case and measured["ratios"] == []
         (ours,) = measured["timings"]
         assert len(ours["seconds"]) == 2 and min(ours["seconds"]) > 0
-        assert ours["compile_s"] > 0 and ours["first_s"] > 0
-    assert written["cases"][0]["timings"][0]["hand_flop"] == encoder_flop(get_spec("test"))
-    fed = written["input"]
+        assert ours["compile_s"] > 0 and ours["first_s"] > 0 and ours["temp_bytes"] > 0
+        shares = found["profiles"][case]
+        assert sum(share["share"] for share in shares) == pytest.approx(1)
+        assert list((tmp_path / "traces" / case).rglob("*.trace.json.gz"))
+    assert any(s["source"].startswith("models/") for s in found["profiles"]["refine"])
+    fed = found["input"]
     assert fed["batch"] == 2 and 0 <= fed["waited"] < 1
     assert min(fed["record_mb"], fed["read_ms"], fed["step_ms"], fed["loop_ms"]) > 0
 
@@ -70,26 +85,27 @@ def test_scale_measures_a_fresh_process_on_a_simulated_index(
     assert found["peak_mb"] - found["imported_mb"] < 0.8 * 1e3 * found["nominal_gb"]
 
 
-def test_xla_counts_about_what_the_hand_counts() -> None:
+def test_xla_counts_about_what_the_hand_counts(tiny: str) -> None:
     """Only matrix products by hand, so XLA's own count is a little larger, but for its loops.
 
     It counts a loop's body once, and the neck's convolution is a loop over three planes.
     """
-    (result,) = bench.run_bench(["encoder"], "test", 1, 1, "none")
-    (ours,) = result.timings
-    assert ours.hand_flop is not None and ours.xla_flop is not None
-    spec = get_spec("test")
+    side, spec = OurSide(bench_config(tiny, 1)), get_spec(tiny)
     convolution = 2 * spec.grid**3 * 27 * spec.prompt_width**2
-    once = ours.hand_flop - 2 / 3 * convolution
-    assert once < ours.xla_flop < 1.3 * once
+    looped = {"encoder": 2 / 3 * convolution, "encoder_grad": 2 * convolution, "click": 0}
+    for case, uncounted in looped.items():
+        (ours,) = run_case(case, [side], 1, 1)[0].timings
+        assert ours.hand_flop is not None and ours.xla_flop is not None
+        once = ours.hand_flop - uncounted
+        assert once < ours.xla_flop < 2 * once, case
 
 
-def test_the_encoder_is_set_against_the_rate_of_a_plain_product() -> None:
-    timing = Timing("ours", 0, 0, 50e9, None, [0.5, 0.5, 0.9], [1.0, 1.0, 1.0])
-    encoder = bench.Result("encoder", 1, [timing], None)
-    text = bench.describe_rate([encoder], 200e9)
-    assert "runs at 200 GFLOP/s" in text and "ours reaches 50% of that" in text
-    assert bench.describe_rate([], 200e9).endswith("200 GFLOP/s here.")
+def test_a_prediction_compiles_in_its_first_run_and_counts_both_halves(tiny: str) -> None:
+    (ours,) = run_case("predict", [OurSide(bench_config(tiny, 1))], 1, 1)[0].timings
+    spec = get_spec(tiny)
+    assert ours.compile_s is None and ours.cold_s == ours.first_s > min(ours.seconds)
+    decoded = decoder_flop(spec, 7) + upsample_flop(spec)
+    assert ours.hand_flop == encoder_flop(spec) + decoded
 
 
 def test_flop_of_the_published_encoder() -> None:
@@ -97,105 +113,111 @@ def test_flop_of_the_published_encoder() -> None:
     spec = get_spec("vit_b_ori")
     assert encoder_flop(spec) == pytest.approx(104e9, rel=0.01)
     assert encoder_flop(spec, padded=True) / encoder_flop(spec) == pytest.approx(3.5, rel=0.1)
+    assert encoder_grad_flop(spec) == pytest.approx(3 * encoder_flop(spec), rel=0.02)
+
+
+def test_flop_of_a_refinement_grow_with_clicks_and_masks() -> None:
+    spec = get_spec("vit_b_ori")
+    assert refine_flop(spec, 12) > refine_flop(spec, 4)
+    assert decoder_flop(spec, 4, masks=4) > decoder_flop(spec, 4)
+    assert refine_flop(spec, 4) == 3 * (decoder_flop(spec, 4) + upsample_flop(spec))
+
+
+def test_the_encoder_is_set_against_the_rate_of_a_plain_product() -> None:
+    timing = Timing("ours", 0, 0, hand_flop=50e9, seconds=[0.5, 0.5, 0.9], cpu_seconds=[1.0] * 3)
+    text = describe_rate([Result("encoder", 1, [timing], [])], 200e9, "float32")
+    assert "runs at 200 GFLOP/s" in text and "ours reaches 50% of that" in text
+    assert describe_rate([], 200e9, "float32").endswith("200 GFLOP/s here.")
 
 
 def test_sides_take_turns_and_the_warm_up_is_apart() -> None:
     calls: list[str] = []
-    sides = [Contender(name, lambda name=name: calls.append(name)) for name in "AB"]
+    sides = [
+        Contender(name, lambda name=name: calls.append(name), device_peak=lambda: len(calls))
+        for name in "ABC"
+    ]
     timings = time_in_turn(sides, 3)
-    assert "".join(calls) == "AB" + "ABABAB"
-    assert [len(timing.seconds) for timing in timings] == [3, 3]
+    assert "".join(calls) == "ABC" + "ABCABCABC"
+    assert [len(timing.seconds) for timing in timings] == [3, 3, 3]
+    assert [timing.peak_device for timing in timings] == [10, 11, 12]  # the largest
 
 
 def test_ratio_is_of_medians_and_its_spread_of_pairs() -> None:
-    ours = Timing("ours", 0, 0, None, None, [1.0, 2.0, 4.0], [2.0, 2.0, 2.0])
-    other = Timing("other", 0, 0, None, None, [10.0, 10.0, 60.0], [6.0, 6.0, 9.0])
-    assert ratio(ours, other).of_medians == 5.0
-    assert (ratio(ours, other).low, ratio(ours, other).high) == (5.0, 15.0)
-    assert ratio(ours, other).of_cpu_medians == 3.0
+    ours = Timing("ours", 0, 0, seconds=[1.0, 2.0, 4.0], cpu_seconds=[2.0, 2.0, 2.0])
+    other = Timing("other", 0, 0, seconds=[10.0, 10.0, 60.0], cpu_seconds=[6.0, 6.0, 9.0])
+    found = ratio(ours, other)
+    assert dataclasses.astuple(found) == ("other", 5.0, 5.0, 15.0, 3.0)
 
 
-def test_the_rival_only_has_the_published_preset() -> None:
-    with pytest.raises(ConfigError, match="--preset vit_b_ori"):
-        bench.run_bench(["encoder"], "test", 1, 1, "medim")
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What sweeps ask for; nothing is compiled, each answer is a made-up time."""
+    asked: list[tuple[Any, ...]] = []
+
+    def run(case: str, sides: list[OurSide], batch: int, rounds: int) -> tuple[Result, list[Any]]:
+        (ours,) = sides
+        click = ours.cfg.click
+        asked.append((case, ours.spec.image_size, batch, click.iterations, click.per_iteration))
+        timing = Timing("rtsam_jax", 1.0, 1.0, seconds=[float(len(asked))], cpu_seconds=[1.0])
+        return Result(case, batch, [timing], []), []
+
+    monkeypatch.setattr(sweeps, "run_case", run)
+    return asked
 
 
-def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = builtins.__import__
+def test_a_sweep_changes_one_quantity_for_each_case(
+    tiny: str, measured: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "SIDES", (16, 32))
+    monkeypatch.setattr(sweeps, "BATCHES", (1, 8))
+    monkeypatch.setattr(sweeps, "CLICKS", ((1, 2), (5, 6)))
+    known, cfg = set(presets.PRESETS), bench_config(tiny, 2)
+    for of, expected in {
+        "side": [("encoder", 16, 1), ("step", 16, 2), ("encoder", 32, 1), ("step", 32, 2)],
+        "batch": [("encoder", 32, 1), ("step", 32, 1), ("encoder", 32, 8), ("step", 32, 8)],
+        "clicks": [("step", 32, 2, 1, 2), ("step", 32, 2, 5, 6)],
+    }.items():
+        measured.clear()
+        sweeps.run_sweep(of, cfg, 1, Rivals())
+        assert [found[: len(e)] for found, e in zip(measured, expected, strict=True)] == expected
+    assert set(presets.PRESETS) == known
+    assert cfg == bench_config(tiny, 2)
 
-    def without(name: str, *rest: object) -> object:
-        if name in ("torch", "medim"):
-            raise ImportError(f"No module named {name!r}")
-        return load(name, *rest)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ExtraMissing, match=r"pip install -e '\.\[test\]'.*--rival none"):
-        rival.RivalSide(ExperimentConfig())
-    with pytest.raises(ExtraMissing):
-        bench.run_bench(["encoder"], "vit_b_ori", 1, 1, "medim")
+def test_a_swept_batch_is_large_enough_for_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+
+    def on_devices(cfg: Any, batch: int, rounds: int, count: int) -> Timing:
+        counts.append(count)
+        return Timing("rtsam_jax", 1.0, 1.0)
+
+    monkeypatch.setattr(sweeps, "time_on_devices", on_devices)
+    points = sweeps.run_sweep("devices", bench_config("test", 3), 1, Rivals()).points
+    assert [(at, result.batch) for at, (result,) in points] == [(str(n), 8) for n in (1, 2, 4, 8)]
+    assert counts == [1, 2, 4, 8]
 
 
-def test_by_default_a_missing_rival_is_left_out_and_said(
+def test_sweeps_are_tabled_drawn_and_kept(
+    tiny: str,
+    measured: list[tuple[Any, ...]],
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def missing() -> None:
-        raise ExtraMissing("no module named medim; install it.")
-
-    assert bench._rival("medim", "auto", missing) == []
-    assert "Timing this project alone: no module named medim" in capsys.readouterr().out
-    assert bench._rival("medim", "none", missing) == bench._rival("medim", "monai", missing) == []
-    assert capsys.readouterr().out == ""
-    with pytest.raises(ExtraMissing):
-        bench._rival("medim", "medim", missing)
-
-
-def test_augmentation_is_timed_beside_monai_without_a_model(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pytest.importorskip("monai")
-    monkeypatch.setattr(bench, "OurSide", None)  # nor is one made
-    (result,) = bench.run_bench(["augment"], "test", 3, 2, "auto")
-    assert result.case == "augment" and result.batch == 1
-    assert [timing.side for timing in result.timings] == ["rtsam_jax", "monai"]
-    assert result.ratio is not None and result.timings[0].compile_s > 0
+    files = "--json", str(tmp_path / "bench.json"), "--png", str(tmp_path / "bench.png")
+    bench.main(["--preset", tiny, "--rival", "none", "--sweep", "batch", "clicks", *files])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in lines if "|" in line]
+    assert ["8", "encoder", "8", "7000.0", "-"] in rows
+    assert ["3 x 4", "step", "1", "11000.0", "-"] in rows
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["cases"] == [] and [sweep["of"] for sweep in found["sweeps"]] == [
+        "batch",
+        "clicks",
+    ]
+    assert found["sweeps"][0]["points"][3]["cases"][1]["timings"][0]["seconds"] == [8.0]
+    assert (tmp_path / "bench.png").stat().st_size > 1000
 
 
-def test_monai_makes_of_the_same_volume_a_crop_of_the_same_size() -> None:
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("monai")
-    source = augmentation.source_volume(16)
-    image = torch.from_numpy(source.image[0, ..., 0])[None]
-    masks = torch.from_numpy(np.stack([source.label[0], source.roi[0]]))
-    crop = augmentation.monai_transforms(16)({"image": image, "masks": masks})
-    assert crop["image"].shape == (1, 16, 16, 16) and crop["masks"].shape == (2, 16, 16, 16)
-    label, roi = np.asarray(crop["masks"])
-    assert set(np.unique(roi)) == {0, 1} and 0 < label.sum() < roi.sum()
-
-
-def test_without_monai_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "monai", None)
-    with pytest.raises(ExtraMissing, match=r"pip install -e '\.\[test\]'.*--rival none"):
-        bench.run_bench(["augment"], "test", 1, 1, "monai")
-
-
-def test_the_rival_minimises_the_same_loss() -> None:
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(0)
-    logits = rng.standard_normal((2, 6, 6, 6), dtype=np.float32)
-    label, roi = rng.random((2, 6, 6, 6)) < 0.3, rng.random((2, 6, 6, 6)) < 0.6
-    cfg = LossConfig(alpha=0.3, beta=0.7)
-    ours, _ = segmentation_loss(*map(jnp.asarray, (logits, label, roi)), None, cfg)
-    theirs = rival._loss(torch, *map(torch.from_numpy, (logits, label, roi)), cfg)
-    assert float(theirs) == pytest.approx(float(ours.mean()), rel=1e-5)
-
-
-def test_the_rivals_clicks_lie_on_its_errors() -> None:
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(1)
-    predicted, label = (torch.from_numpy(rng.random((2, 5, 5, 5)) < 0.5) for _ in range(2))
-    predicted[1] = label[1]  # nothing to correct in the second case
-    points, signs = rival._clicks(torch, predicted, label, 40)
-    for (i, j, k), sign in zip(points[0].long().tolist(), signs[0].tolist(), strict=True):
-        assert predicted[0, i, j, k] != label[0, i, j, k]
-        assert sign == int(label[0, i, j, k])
-    assert set(signs[0].tolist()) == {0, 1} and set(signs[1].tolist()) == {-1}
+def test_devices_are_timed_in_a_process_of_their_own() -> None:
+    timing = devices.time_on_devices(bench_config("test", 2), 2, 1, 2)
+    assert timing.side == "rtsam_jax" and len(timing.seconds) == 1

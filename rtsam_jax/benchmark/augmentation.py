@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtsam_jax.benchmark.ours import SIDE, compile_timed, synthetic_batch, xla_flop
+from rtsam_jax.benchmark.ours import compile_timed, described, synthetic_batch
 from rtsam_jax.benchmark.timing import Contender
 from rtsam_jax.config import AugmentConfig
 from rtsam_jax.data.augment import augment, margin
@@ -34,16 +34,17 @@ def source_volume(size: int) -> Sample:
 def our_augment(batch: Sample, size: int) -> Contender:
     """`data.augment`, with a new key every time."""
     samples = jax.tree.map(jnp.asarray, batch)
+    rows = len(batch.weight)
     function = jax.jit(functools.partial(augment, cfg=CONFIG, size=size))
     keys = jax.random.key(0)
-    compiled, seconds = compile_timed(function, samples, keys)
+    compiled, seconds = compile_timed(function, samples, jax.random.split(keys, rows))
 
     def run() -> None:
         nonlocal keys
         keys, key = jax.random.split(keys)
-        jax.block_until_ready(compiled(samples, key))
+        jax.block_until_ready(compiled(samples, jax.random.split(key, rows)))
 
-    return Contender(SIDE, run, seconds, xla_flop=xla_flop(compiled))
+    return described(run, seconds, None, compiled)
 
 
 def monai_augment(batch: Sample, size: int) -> Contender:

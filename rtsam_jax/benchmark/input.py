@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from rtsam_jax.benchmark.ours import OurSide
 from rtsam_jax.benchmark.simulated_cache import noise_records
@@ -22,11 +22,8 @@ from rtsam_jax.data.pipeline import PromptIds, batches_from, training_batches
 from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.scans import CacheSettings
 from rtsam_jax.models.presets import get_spec
-from rtsam_jax.optim import make_optimizer
 from rtsam_jax.training.loop import prefetch, timed
 from rtsam_jax.training.sharding import make_mesh, shard_batch
-from rtsam_jax.training.state import TrainState
-from rtsam_jax.training.step import make_train_step
 
 _SCANS = 6  # more than are read ahead, so that every read is a read
 
@@ -57,7 +54,7 @@ def time_input(cfg: ExperimentConfig, rounds: int) -> InputTiming:
     size = get_spec(cfg.model.preset).image_size
     settings = CacheSettings.from_config(cfg, size)
     with tempfile.TemporaryDirectory(prefix="rtsam_jax_bench_") as folder:
-        cases = _write(epath.Path(folder), settings)
+        cases = simulated_cases(epath.Path(folder), settings)
         ids = np.zeros(2, np.int32)
         dataset = training_batches(
             cases,
@@ -74,7 +71,7 @@ def time_input(cfg: ExperimentConfig, rounds: int) -> InputTiming:
             pass
         read = (time.perf_counter() - began) / rounds / cfg.batch_size
         mesh = make_mesh(MeshConfig(data=1), cfg.batch_size)
-        step = _Step(cfg)
+        step = _Step(cfg, mesh)
         ready = shard_batch(mesh, dataset[0])
         step(ready)  # compiles
         alone = [step(ready) for _ in range(rounds)]
@@ -99,7 +96,8 @@ def time_input(cfg: ExperimentConfig, rounds: int) -> InputTiming:
     )
 
 
-def _write(cache: epath.Path, settings: CacheSettings) -> PreparedCases:
+def simulated_cases(cache: epath.Path, settings: CacheSettings) -> PreparedCases:
+    """A few prepared cases of noise, written to `cache`."""
     folder = settings_folder(cache, settings)
     write_shard(
         folder,
@@ -115,13 +113,10 @@ def _write(cache: epath.Path, settings: CacheSettings) -> PreparedCases:
 class _Step:
     """The training step of a random model; a call returns its seconds."""
 
-    def __init__(self, cfg: ExperimentConfig):
-        side = OurSide(cfg)
-        optimizer = make_optimizer(cfg.optim, steps=1000)
-        trained = jax.tree.map(jnp.copy, side.trained)
-        self._state = TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained))
+    def __init__(self, cfg: ExperimentConfig, mesh: Mesh):
+        side = OurSide(cfg, mesh)
         self._frozen = side.frozen
-        self._step = make_train_step(side.graphdef, optimizer, cfg)
+        self._step, self._state = side.training()
 
     def __call__(self, batch: object) -> float:
         began = time.perf_counter()

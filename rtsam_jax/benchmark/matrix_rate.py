@@ -7,21 +7,30 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from rtsam_jax.models.layers import Precision
 from rtsam_jax.models.presets import ModelSpec
 
 
-def matrix_rate(spec: ModelSpec, rounds: int = 20) -> float:
-    """FLOP/s (two per multiply-add) of a float32 product of the size of the encoder's MLP.
+def matrix_rate(
+    spec: ModelSpec, *, dtype: str = "float32", batch: int = 1, rounds: int = 20
+) -> float:
+    """FLOP/s (two per multiply-add) of a product of the size of the encoder's MLP.
 
-    Median over `rounds`, of one volume's tokens with the MLP's first weights.
+    Median over `rounds`, of the tokens of `batch` volumes with the MLP's first weights.
+
+    Args:
+        dtype: of the model's products, "float32" or "bfloat16".
     """
-    rng = np.random.default_rng(0)
-    rows, inner, columns = spec.grid**3, spec.width, spec.mlp_ratio * spec.width
-    a = jnp.asarray(rng.standard_normal((rows, inner), dtype=np.float32))
-    b = jnp.asarray(rng.standard_normal((inner, columns), dtype=np.float32))
-    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST))
+    precision = Precision.named(dtype)
+    rows, inner, columns = batch * spec.grid**3, spec.width, spec.mlp_ratio * spec.width
+    a, b = (
+        jax.random.normal(key, shape, precision.compute)
+        for key, shape in zip(
+            jax.random.split(jax.random.key(0)), ((rows, inner), (inner, columns)), strict=True
+        )
+    )
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision.matmul))
     product(a, b).block_until_ready()
     seconds = []
     for _ in range(rounds):
