@@ -126,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Both before the first use of a device: torch gets its share of a GPU's memory, and compile
     # times are those of a compilation.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
     cached = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:

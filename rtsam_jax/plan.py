@@ -21,7 +21,7 @@ import jax
 from rtsam_jax.config import ExperimentConfig, MeshConfig
 from rtsam_jax.errors import ConfigError, run_command
 from rtsam_jax.flags import parse_config
-from rtsam_jax.planning.chips import CHIPS, project
+from rtsam_jax.planning.chips import CHIPS, project, reaches
 from rtsam_jax.planning.step import StepPlan, plan_step
 from rtsam_jax.planning.tables import collectives_table, memory_table, projection_table
 from rtsam_jax.report.files import written_whole
@@ -75,7 +75,11 @@ def to_json(cfg: ExperimentConfig, plans: Sequence[StepPlan]) -> dict[str, Any]:
             {
                 **dataclasses.asdict(each),
                 "sent_bytes": each.sent_bytes,
-                "projections": [dataclasses.asdict(project(each, chip)) for chip in CHIPS.values()],
+                "projections": [
+                    dataclasses.asdict(project(each, chip))
+                    for chip in CHIPS.values()
+                    if reaches(chip, each)
+                ],
             }
             for each in plans
         ],

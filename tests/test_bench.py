@@ -20,6 +20,7 @@ from rtsam_jax.benchmark.flops import (
     upsample_flop,
 )
 from rtsam_jax.benchmark.ours import OurSide
+from rtsam_jax.benchmark.record import Record, text
 from rtsam_jax.benchmark.tables import describe_rate
 from rtsam_jax.benchmark.timing import Contender, Timing, ratio, time_in_turn
 from rtsam_jax.models import presets
@@ -106,6 +107,25 @@ def test_a_prediction_compiles_in_its_first_run_and_counts_both_halves(tiny: str
     assert ours.compile_s is None and ours.cold_s == ours.first_s > min(ours.seconds)
     decoded = decoder_flop(spec, 7) + upsample_flop(spec)
     assert ours.hand_flop == encoder_flop(spec) + decoded
+
+
+class Broken:
+    """A rival whose compiler gives up."""
+
+    side = "broken"
+
+    def encoder(self, batch: object) -> Contender:
+        raise RuntimeError("no kernel\nfor this")
+
+
+def test_a_rival_that_fails_is_named_and_the_others_go_on(tiny: str) -> None:
+    ours = OurSide(bench_config(tiny, 1))
+    result, _ = run_case("encoder", [ours, Broken(), ours], 1, 1)
+    assert [timing.side for timing in result.timings] == ["rtsam_jax"] * 2
+    assert len(result.ratios) == 1
+    assert result.failed == ["broken failed in encoder: RuntimeError: no kernel"]
+    record = Record("bench", tiny, "float32", results=[result])
+    assert "broken failed in encoder" in text(record)
 
 
 def test_flop_of_the_published_encoder() -> None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rtsam_jax.planning.chips import ACHIEVED_FLOP, CHIPS, project
+from rtsam_jax.planning.chips import ACHIEVED_FLOP, CHIPS, project, reaches
 from rtsam_jax.planning.collectives import Collective, collectives
 from rtsam_jax.planning.hlo import Instruction, Shape, instructions, matrix_flop, shapes
 from rtsam_jax.planning.step import StepPlan
@@ -119,7 +119,7 @@ def test_a_projection_adds_up() -> None:
     sent = Collective("all-gather", ("fsdp",), 8, 1, 2**30, exact=True)
     plan = StepPlan(
         **{field.name: 1 for field in dataclasses.fields(StepPlan)}
-        | {"collectives": [sent], "flop": 1e15, "peak_bytes": 20 * 10**9}
+        | {"mesh": MESH, "collectives": [sent], "flop": 1e15, "peak_bytes": 20 * 10**9}
     )
     small, large = (project(plan, CHIPS[name]) for name in ("v5e", "v5p"))
     assert small.compute_s == pytest.approx(1e15 / (ACHIEVED_FLOP * 197e12))
@@ -127,6 +127,19 @@ def test_a_projection_adds_up() -> None:
     assert small.link_s / large.link_s == pytest.approx(3)
     assert small.overlapped_s < small.serial_s < 2 * small.overlapped_s
     assert large.fits and not small.fits
+
+
+def test_beyond_their_links_gpus_exchange_over_the_network_and_tpus_are_not_projected() -> None:
+    sent = Collective("all-gather", ("fsdp",), 8, 1, 2**30, exact=True)
+
+    def of(devices: int) -> StepPlan:
+        ones = {field.name: 1 for field in dataclasses.fields(StepPlan)}
+        return StepPlan(**ones | {"mesh": {"data": devices}, "collectives": [sent]})
+
+    gpu = CHIPS["h200"]
+    assert project(of(16), gpu).link_s == pytest.approx(9 * project(of(8), gpu).link_s)
+    assert [reaches(CHIPS["v5e"], of(n)) for n in (256, 512)] == [True, False]
+    assert reaches(gpu, of(512))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -15,7 +15,15 @@ from rtsam_jax.benchmark.ours import OurSide, synthetic_batch
 from rtsam_jax.benchmark.profile import Share, profile
 from rtsam_jax.benchmark.rival import RIVALS as TORCH_RIVALS
 from rtsam_jax.benchmark.rival import RivalSide, TorchModel
-from rtsam_jax.benchmark.timing import Contender, Ratio, Timing, ratio, time_in_turn
+from rtsam_jax.benchmark.timing import (
+    Contender,
+    Ratio,
+    Timing,
+    ratio,
+    take_turns,
+    time_in_turn,
+    warm_up,
+)
 from rtsam_jax.config import ExperimentConfig, ModelConfig
 from rtsam_jax.errors import ConfigError, ExtraMissing
 from rtsam_jax.models.presets import get_spec
@@ -50,6 +58,7 @@ class Result:
     batch: int
     timings: list[Timing]
     ratios: list[Ratio]
+    failed: list[str] = field(default_factory=list)  # rivals that gave up, and why
 
 
 def bench_config(preset: str, batch: int, dtype: str = "float32") -> ExperimentConfig:
@@ -112,8 +121,21 @@ def run_case(
         trace: folder for a profile of our side; None: none is made.
     """
     samples = synthetic_batch(sides[0].spec.image_size, batch)
-    contenders = [getattr(side, case)(samples) for side in sides]
-    return compare(case, batch, contenders, rounds), _profiled(contenders[0], trace)
+    print(f"{case}, batch {batch}: {', '.join(side.side for side in sides)}", file=sys.stderr)
+    ours = getattr(sides[0], case)(samples)
+    contenders, timings, failed = [ours], [warm_up(ours)], []
+    for rival in sides[1:]:
+        try:
+            contender = getattr(rival, case)(samples)
+            timings.append(warm_up(contender))
+        except Exception as cause:  # of a compiler, or memory: the table says it, the others go on
+            reason = (str(cause).strip().splitlines() or [""])[0]
+            failed.append(f"{rival.side} failed in {case}: {type(cause).__name__}: {reason}")
+        else:
+            contenders.append(contender)
+    take_turns(contenders, timings, rounds)
+    ratios = [ratio(timings[0], other) for other in timings[1:]]
+    return Result(case, batch, timings, ratios, failed), _profiled(ours, trace)
 
 
 def run_augmentation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -72,6 +73,8 @@ class OurSide:
     Args:
         mesh: where parameters and batches lie; None: on the default device.
     """
+
+    side = SIDE
 
     def __init__(self, cfg: ExperimentConfig, mesh: Mesh | None = None):
         self.cfg, self.mesh = cfg, mesh
@@ -151,7 +154,9 @@ class OurSide:
         """The whole training step, with dose box and task prompt, as `rtsam_jax.train` runs it."""
         step, state = self.training()
         samples = self._place(batch)
-        compiled, seconds = compile_timed(step, state, self.frozen, samples)
+        on_mesh = jax.set_mesh(self.mesh) if self.mesh else nullcontext()
+        with on_mesh:
+            compiled, seconds = compile_timed(step, state, self.frozen, samples)
 
         def run() -> None:
             nonlocal state

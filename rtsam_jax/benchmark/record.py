@@ -95,6 +95,8 @@ def _blocks(record: Record) -> Iterator[str]:
         yield render(time_table(record.results))
         if any(result.ratios for result in record.results):
             yield render(ratio_table(record.results))
+        for result in record.results:
+            yield from (f"{line}\n" for line in result.failed)
         yield render(work_table(record.results, record.matrix_rate))
         yield MEMORY_NOTE + "\n"
     if record.matrix_rate:

@@ -239,6 +239,7 @@ class RivalSide:
 
         contender = Contender(self.side, waited, 0.0, flop, device_peak=device_peak)
         if self.side == "medim-compile":
+            dynamo.reset()  # another case's shapes are none of this one's
             dynamo.utils.counters.clear()
             began = time.perf_counter()
             waited()
@@ -247,7 +248,10 @@ class RivalSide:
         return contender
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return self.torch.compile(function) if self.side == "medim-compile" else function
+        if self.side != "medim-compile":
+            return function
+        # Shapes never vary within a case; left to guess, it makes the number of prompts a variable.
+        return self.torch.compile(function, dynamic=False)
 
     def _encoder(self) -> Callable[[Any], Any]:
         module = self.model.image_encoder

@@ -84,20 +84,29 @@ class Ratio:
 
 def time_in_turn(contenders: Sequence[Contender], rounds: int) -> list[Timing]:
     """Runs every contender once to warm up, then all of them in turn, `rounds` times."""
-    timings = []
+    timings = [warm_up(contender) for contender in contenders]
+    take_turns(contenders, timings, rounds)
+    return timings
+
+
+def warm_up(contender: Contender) -> Timing:
+    """Runs a contender for the first time."""
+    first, _, _ = _timed(contender.run)
+    return Timing(
+        contender.side,
+        contender.compile_s,
+        first,
+        contender.hand_flop,
+        contender.xla_flop,
+        contender.temp_bytes,
+        contender.graph_breaks,
+    )
+
+
+def take_turns(contenders: Sequence[Contender], timings: Sequence[Timing], rounds: int) -> None:
+    """Runs all contenders one after the other, `rounds` times; `timings` gets what each took."""
     for contender in contenders:
-        first, _, _ = _timed(contender.run)
-        timings.append(
-            Timing(
-                contender.side,
-                contender.compile_s,
-                first,
-                contender.hand_flop,
-                contender.xla_flop,
-                contender.temp_bytes,
-                contender.graph_breaks,
-            )
-        )
+        contender.device_peak()  # what compiling and warming up took is none of the rounds'
     for _ in range(rounds):
         for contender, timing in zip(contenders, timings, strict=True):
             seconds, cpu_seconds, peak = _timed(contender.run)
@@ -105,7 +114,6 @@ def time_in_turn(contenders: Sequence[Contender], rounds: int) -> list[Timing]:
             timing.cpu_seconds.append(cpu_seconds)
             timing.peak_rss = _larger(timing.peak_rss, peak)
             timing.peak_device = _larger(timing.peak_device, contender.device_peak())
-    return timings
 
 
 def ratio(ours: Timing, rival: Timing) -> Ratio:

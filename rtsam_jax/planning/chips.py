@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rtsam_jax.planning.step import StepPlan
@@ -19,16 +20,19 @@ class Chip:
     memory_bytes: float
     memory_rate: float  # bytes
     link_rate: float  # bytes, in one direction: half of the bidirectional figure
+    linked: int  # chips that these links join
+    network_rate: float = 0.0  # bytes per chip beyond that, in one direction; 0: not published
 
 
-# cloud.google.com/tpu/docs/{v5e,v5p,v6e}; NVIDIA's H200 datasheet (SXM, without sparsity).
+# cloud.google.com/tpu/docs/{v5e,v5p,v6e}; NVIDIA's datasheets of H200 (SXM, without sparsity) and
+# DGX H200 (400 Gbit/s of network per GPU).
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", 197e12, 16e9, 819e9, 200e9),
-        Chip("v5p", 459e12, 95e9, 2765e9, 600e9),
-        Chip("v6e", 918e12, 32e9, 1638e9, 400e9),
-        Chip("h200", 989e12, 141e9, 4800e9, 450e9),
+        Chip("v5e", 197e12, 16e9, 819e9, 200e9, 256),
+        Chip("v5p", 459e12, 95e9, 2765e9, 600e9, 8960),
+        Chip("v6e", 918e12, 32e9, 1638e9, 400e9, 256),
+        Chip("h200", 989e12, 141e9, 4800e9, 450e9, 8, 50e9),
     )
 }
 
@@ -54,16 +58,26 @@ class Projection:
         return self.compute_s + self.link_s + self.state_s
 
 
+def reaches(chip: Chip, plan: StepPlan) -> bool:
+    """Whether the rate at which so many of these chips exchange is known."""
+    return _devices(plan) <= chip.linked or chip.network_rate > 0
+
+
+def _devices(plan: StepPlan) -> int:
+    return math.prod(plan.mesh.values())
+
+
 def project(plan: StepPlan, chip: Chip) -> Projection:
     """FLOP over the rate achieved, bytes sent over that of the links, and the state's traffic.
 
-    Augmentation, losses and clicks are no matrix products and are in `ACHIEVED_FLOP`; input, which
-    is read ahead, is in none.
+    Augmentation, losses and clicks, which are no matrix products, are not in it, nor is input.
+    Beyond what links join, the network carries all.
     """
+    links = chip.link_rate if _devices(plan) <= chip.linked else chip.network_rate
     return Projection(
         chip.name,
         compute_s=plan.flop / (ACHIEVED_FLOP * chip.flop),
-        link_s=plan.sent_bytes / (ACHIEVED_LINK * chip.link_rate),
+        link_s=plan.sent_bytes / (ACHIEVED_LINK * links),
         state_s=(plan.argument_bytes + plan.output_bytes) / chip.memory_rate,
         fits=plan.peak_bytes <= chip.memory_bytes,
     )

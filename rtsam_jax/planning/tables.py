@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rtsam_jax.planning.chips import CHIPS, Projection, project
+from rtsam_jax.planning.chips import CHIPS, Projection, project, reaches
 from rtsam_jax.planning.step import StepPlan
 from rtsam_jax.report.tables import Cell, Table, render
 
@@ -60,7 +60,7 @@ def projection_table(plans: Sequence[StepPlan]) -> str:
     """Projected seconds of a step, and samples per second of all devices, by chip."""
     rows: list[tuple[Cell, ...]] = []
     for plan in plans:
-        for chip in CHIPS.values():
+        for chip in (chip for chip in CHIPS.values() if reaches(chip, plan)):
             found: Projection = project(plan, chip)
             best, worst = found.overlapped_s, found.serial_s
             rows.append(

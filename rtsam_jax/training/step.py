@@ -158,11 +158,11 @@ def accumulate(gradients: Gradients, rows: Any, parts: int) -> tuple[nnx.State, 
 
     def body(total: nnx.State, part: Any) -> tuple[nnx.State, StepMetrics]:
         found, metrics = gradients(part)
-        return jax.tree.map(jnp.add, total, found), metrics
+        return laid_out(jax.tree.map(jnp.add, total, found)), metrics
 
     split_rows = jax.tree.map(split, rows)
     like, _ = jax.eval_shape(gradients, jax.tree.map(lambda x: x[0], split_rows))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    zeros = laid_out(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
     total, stacked = jax.lax.scan(body, zeros, split_rows)
     sums = jax.tree.map(lambda x: x.sum(0), stacked)
     return total, sums._replace(case_loss=stacked.case_loss.swapaxes(0, 1).reshape(-1))
