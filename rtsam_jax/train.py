@@ -6,6 +6,7 @@ Trains, checkpoints, and scores the held-out cases. The same command resumes a r
   --preempted-status=N   exit status after SIGTERM, once all is saved; default 0
 
 SIGTERM and SIGINT end a run after the step it is in, saved; after SIGINT the exit status is 130.
+Outside the steps they end it at once, with nothing lost; SIGTERM with --preempted-status if given.
 """
 
 from __future__ import annotations
@@ -66,7 +67,12 @@ from rtsam_jax.training.run import (
 from rtsam_jax.training.sharding import batch_rows, make_mesh, replicated, row_share
 from rtsam_jax.training.state import Built, build, require_encoder_weights
 from rtsam_jax.training.step import make_train_step
-from rtsam_jax.training.stopping import RunStopped, StopRequest, stop_request
+from rtsam_jax.training.stopping import (
+    RunStopped,
+    StopRequest,
+    leave_on_sigterm,
+    stop_request,
+)
 from rtsam_jax.training.views import Step, view_training
 
 
@@ -232,6 +238,8 @@ def main() -> None:
     grain.config.update("py_debug_mode", False)
     status = 0
     with processes(multihost=options.multihost):
+        if options.preempted_status:
+            leave_on_sigterm(options.preempted_status)
         try:
             run(cfg)
         except RunStopped as stopped:

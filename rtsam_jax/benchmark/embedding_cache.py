@@ -113,7 +113,7 @@ def _runs(
 
     def run() -> None:
         nonlocal state
-        _, batch = next(stream)
+        batch = next(stream)
         with jax.set_mesh(mesh):
             state, metrics = step(state, side.frozen, batch)
         jax.block_until_ready((state, metrics))

@@ -79,7 +79,7 @@ def time_input(cfg: ExperimentConfig, rounds: int) -> InputTiming:
         waits: list[float] = []
         began = time.perf_counter()
         host = batches_from(dataset, 1, rounds + 3, threads)
-        for _, batch in timed(prefetch(host, mesh), waits):
+        for batch in timed(prefetch(host, mesh), waits):
             step(batch)
             fed.append(time.perf_counter() - began)
             began = time.perf_counter()

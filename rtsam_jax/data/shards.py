@@ -15,13 +15,14 @@ import json
 import os
 import tempfile
 import threading
+import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
@@ -32,6 +33,7 @@ from rtsam_jax.errors import CacheDamaged
 DIGITS = 16  # of a digest in a name
 SETTINGS = "settings.json"
 _SUFFIX = ".array_record"
+_POLL_S = 0.5  # for a lock: a system call that waits for it is not ended by a signal
 
 
 @dataclass(frozen=True)
@@ -223,11 +225,16 @@ def _local_shard(shard: epath.Path, size: int, copies: Path) -> Path:
 
 
 @contextmanager
-def only_one(folder: epath.Path, kept: Kept) -> Iterator[None]:
+def only_one(
+    folder: epath.Path, kept: Kept, check: Callable[[], object] | None = None
+) -> Iterator[None]:
     """Lets one command at a time write into a folder on a disk; others wait for it.
 
     What a killed one left half written is removed. In cloud storage two commands may do the same
     work twice, which harms nothing: shards are named by what is in them.
+
+    Args:
+        check: called again and again while it waits; what it raises ends the wait.
     """
     if is_remote(folder):
         yield
@@ -238,14 +245,24 @@ def only_one(folder: epath.Path, kept: Kept) -> Iterator[None]:
         raise kept.not_writable(folder, cause) from cause
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another command that writes {folder}", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _taken(lock):
+                print(f"waiting for another command that writes {folder}", flush=True)
+                while not _taken(lock):
+                    if check is not None:
+                        check()
+                    time.sleep(_POLL_S)
         except OSError as cause:  # some network file systems
             print(f"{folder} cannot be locked ({cause.strerror}): start no second command on it")
         _remove_halves(folder)
         yield
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _remove_halves(folder: epath.Path) -> None:

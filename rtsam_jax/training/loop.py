@@ -134,17 +134,11 @@ def make_report(mesh: Mesh) -> Callable[[StepMetrics, jax.Array, int], Report]:
     return report
 
 
-def prefetch(
-    batches: Iterator[Sample], mesh: Mesh, depth: int = 2
-) -> Iterator[tuple[np.ndarray, Sample]]:
-    """Batches on the devices, `depth` of them ahead of the one in use.
-
-    Yields:
-        The case ids of this process's rows, and the batch.
-    """
-    ahead: deque[tuple[np.ndarray, Sample]] = deque()
+def prefetch(batches: Iterator[Sample], mesh: Mesh, depth: int = 2) -> Iterator[Sample]:
+    """Batches on the devices, `depth` of them ahead of the one in use."""
+    ahead: deque[Sample] = deque()
     for batch in batches:
-        ahead.append((batch.case_id, shard_batch(mesh, batch)))
+        ahead.append(shard_batch(mesh, batch))
         if len(ahead) > depth:
             yield ahead.popleft()
     yield from ahead
@@ -231,7 +225,7 @@ def train(
 
     try:
         inputs = timed(prefetch(batches(start, steps), mesh), waits)
-        for step, (_, batch) in enumerate(inputs, start=start + 1):
+        for step, batch in enumerate(inputs, start=start + 1):
             with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
                 state, metrics = step_function(built.state, built.frozen, batch)
             built = Built(built.graphdef, built.frozen, state)

@@ -6,12 +6,15 @@ others wait for it, train with it, and print nothing.
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import signal
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -23,7 +26,7 @@ from rtsam_jax.errors import ConfigError, ProcessFailed, RTSamError, run_command
 from rtsam_jax.training.lifeline import Lifeline, connect, listen
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-MPI_COUNT = "OMPI_COMM_WORLD_SIZE"
+MPI_COUNTS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
 # A machine that is lost closes no connection: jax's heartbeats, which need no lock of Python's,
 # find it out. The rest is for the lifeline.
 _HEARTBEAT_S = 30
@@ -46,7 +49,7 @@ def announced(environ: Mapping[str, str]) -> Announced:
     """What the environment says of the number of processes.
 
     JAX's own variables as `launch` sets them, a Slurm step, the hosts of a TPU slice as GKE names
-    them, and Open MPI. A Cloud TPU VM says it to jax alone.
+    them, Open MPI, MPICH and Intel MPI, and torchrun. A Cloud TPU VM says it to jax alone.
 
     Raises:
         ConfigError: a number is none.
@@ -62,8 +65,9 @@ def announced(environ: Mapping[str, str]) -> Announced:
             slices = "MEGASCALE_NUM_SLICES"
             hosts = len(environ[name].split(","))
             return Announced(hosts * (_number(environ, slices) if slices in environ else 1), name)
-    if MPI_COUNT in environ:
-        return Announced(_number(environ, MPI_COUNT), MPI_COUNT)
+    for name in MPI_COUNTS:
+        if environ.get(name):
+            return Announced(_number(environ, name), name)
     return Announced(0, "")
 
 
@@ -100,20 +104,27 @@ def processes(*, multihost: bool) -> Iterator[None]:
         return
     _join(os.environ)
     if jax.process_count() == 1:
+        _require_all(os.environ)
         print("--multihost: this run has one process", flush=True)
         yield
         return
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
-    lifeline = _tie()
+    lifeline: Lifeline | None = None
     try:
+        _require_all(os.environ)
+        lifeline = _tie()
         yield
         barrier("the end")
         lifeline.close()
     except BaseException as error:
-        # Where another process's end is the cause, the lifeline ends this one meanwhile.
-        time.sleep(_WORD_S)
-        lifeline.fail(f"process {jax.process_index()} failed: {_sentence(error)}")
+        if lifeline is not None:
+            if isinstance(error, RTSamError | KeyboardInterrupt | SystemExit):
+                # Its own, so that processes which fail alike all leave with that error's status.
+                lifeline.ignore()
+            # Where another process's end is the cause, the lifeline ends this one meanwhile.
+            time.sleep(_WORD_S)
+            lifeline.fail(f"process {jax.process_index()} failed: {_sentence(error)}")
         _leave(_printed(error))
 
 
@@ -177,6 +188,9 @@ def _join(environ: Mapping[str, str]) -> None:
             f"the other processes of the run were not found within {_START_S} s "
             f"({_line(cause)}); see that all were started and reach each other."
         ) from cause
+
+
+def _require_all(environ: Mapping[str, str]) -> None:
     found = announced(environ).processes
     if found and jax.process_count() != found:
         raise ConfigError(
@@ -215,38 +229,62 @@ def _tie() -> Lifeline:
     client, place = _client(), "rtsam_jax/lifeline"
     if is_first():
         port, key, accept = listen(jax.process_count())
-        client.key_value_set(place, f"{port} {key.hex()}")
-        return Lifeline(accept(), _lost)
-    port, key = client.blocking_key_value_get(place, _START_S * 1000).split()
-    host = str(global_state.coordinator_address).rsplit(":", 1)[0]
+        client.key_value_set(place, f"{_own_host()} {port} {key.hex()}")
+        try:
+            return Lifeline(accept(_START_S), _lost)
+        except TimeoutError as cause:
+            raise ProcessFailed(
+                f"port {port} of process 0 was not reached by all others within {_START_S} s "
+                f"({cause}); let the processes of a run connect to each other on all ports."
+            ) from cause
+    host, port, key = client.blocking_key_value_get(place, _START_S * 1000).split()
     try:
-        peers = connect(host, int(port), bytes.fromhex(key), jax.process_index())
+        peers = connect(host, int(port), bytes.fromhex(key), jax.process_index(), _START_S)
     except OSError as cause:
         raise ProcessFailed(
-            f"port {port} of {host} cannot be reached ({cause.strerror}); let the processes of a "
-            "run connect to each other on all ports."
+            f"port {port} of {host} cannot be reached ({cause.strerror or cause}); let the "
+            "processes of a run connect to each other on all ports."
         ) from cause
     return Lifeline(peers, _lost)
 
 
+def _own_host() -> str:
+    """This machine, as the others reach it: all of them reach the coordinator's, mostly this one.
+
+    On TPUs jax numbers processes by the topology: the first need not be the coordinator.
+    """
+    host, port = str(global_state.coordinator_address).rsplit(":", 1)
+    host = host.strip("[]")
+    if global_state.process_id == 0:
+        return host
+    with socket.create_connection((host, int(port)), _START_S) as facing:
+        own = str(facing.getsockname()[0])
+    return host if ipaddress.ip_address(own).is_loopback else own
+
+
 def _lost(sentence: str) -> None:
     line = f"error[{ProcessFailed.code}]: {sentence}; mend that, then start all processes again.\n"
-    os.write(sys.stderr.fileno(), line.encode())
-    _leave(ProcessFailed.exit_status)
+    try:
+        os.write(sys.stderr.fileno(), line.encode())
+    finally:  # even where nobody listens
+        _leave(ProcessFailed.exit_status)
 
 
 def _leave(status: int) -> NoReturn:
     """Ends the process without jax's farewells, which would wait for those that are gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if is_first():
-        # With it goes the service that the others are tied to: they first get to say why they end.
-        time.sleep(_WORD_S)
-    os._exit(status)
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody reads it any more
+                stream.flush()
+        if is_first():
+            # With it goes the service that the others are tied to: they first get to say why.
+            time.sleep(_WORD_S)
+    finally:
+        os._exit(status)
 
 
 def _printed(error: BaseException) -> int:
-    """Prints an error as a command does, and gives the command's exit status."""
+    """Prints an error as a command does, and gives the command's exit status, which is not 0."""
 
     def fail() -> NoReturn:
         raise error
@@ -254,11 +292,14 @@ def _printed(error: BaseException) -> int:
     try:
         run_command(fail)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
+        status = end.code if isinstance(end.code, int) else 1
+        # A command whose reader has enough ends with 0; a run has then not been taken to its end.
+        return status or 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 130
     except BaseException:
-        traceback.print_exc()
+        with suppress(OSError):  # nobody reads it any more
+            traceback.print_exc()
     return 1
 
 

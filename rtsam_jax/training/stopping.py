@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,12 +20,13 @@ class RunStopped(Exception):
 
     Attributes:
         asked: the signal.
-        step: the last one taken.
+        step: the last one taken; before the first there is no state to save.
     """
 
     def __init__(self, asked: int, step: int):
         self.asked, self.step = signal.Signals(asked), step
-        super().__init__(f"{self.asked.name}: stopped and saved at step {step}")
+        where = f"and saved at step {step}" if step else "before the first step"
+        super().__init__(f"{self.asked.name}: stopped {where}")
 
 
 class StopRequest:
@@ -39,6 +42,21 @@ class StopRequest:
         """Raises `RunStopped` in all processes if one of them was asked; all must call it."""
         if asked := int(np.max(process_allgather(np.int32(self.asked)))):
             raise RunStopped(asked, step)
+
+
+def leave_on_sigterm(status: int) -> None:
+    """From now on SIGTERM ends the process, with a status of its own; `stop_request` goes first.
+
+    For whoever starts it again by that status. There is nothing to save outside the steps.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        # Not print(), which this may have interrupted.
+        os.write(sys.stderr.fileno(), b"SIGTERM: stopped outside the steps; nothing is lost\n")
+        sys.exit(status)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from rtsam_jax.data.views import (
     view_keys,
     views_root,
 )
-from rtsam_jax.errors import CacheDamaged
+from rtsam_jax.errors import CacheDamaged, ConfigError
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.models.sam3d import SAM3D
 from rtsam_jax.models.text_adapter import TextTable
@@ -57,7 +57,7 @@ from rtsam_jax.training.step import (
 )
 from rtsam_jax.training.stopping import RunStopped, StopRequest
 
-_LARGEST_SHARD = 64  # views; what a kill can cost, against the number of files
+_LARGEST_SHARD = 64  # views; what a kill can cost each process, against the number of files
 _SHARD_BYTES = 2**28  # written as soon as they are reached: until then they are in memory
 
 Item = TypeVar("Item")
@@ -202,10 +202,12 @@ def keep_views(
     command at a time writes; another waits for it and finds what it made.
 
     Args:
-        check: called by every process after each batch; may raise `RunStopped`.
+        check: called by all processes together, after each batch and while they wait for another
+            command; may raise `RunStopped`, in all of them.
 
     Raises:
         CacheDamaged: another command removed some meanwhile.
+        ConfigError: the processes do not see one folder.
         NotWritable: no space, no permission.
         RunStopped: of `check`; what was encoded is kept.
     """
@@ -217,17 +219,24 @@ def keep_views(
     if _any_process(bool(_missing(keys, found))):
         with ExitStack() as stack:
             if is_first():
-                stack.enter_context(only_one(folder, ENCODED))
+                stack.enter_context(only_one(folder, ENCODED, partial(_waiting, True, check)))
+            while _waiting(False, check):  # for process 0's turn, all with an ear for signals
+                continue
+            if is_first():
                 find_views(folder, mend=True)
             barrier("views are mended")
             missing = _missing(keys, find_views(folder))
-            barrier("views are listed")  # before one is written, so that all list the same
+            if not _alike(missing):  # all have listed them before one is written
+                raise _not_shared(folder)
             batches = _encoded(encoder, views, cases, cfg, missing, mesh, share, rows)
             with Progress(len(missing), "encoded", "views") as progress:
-                _write(batches, views, keys, folder, cfg, progress, check)
+                written = _write(batches, views, keys, folder, cfg, progress, check)
             barrier("views are written")
         found = find_views(folder)
-        if _missing(keys, found):
+        lost = _missing(keys, found)
+        if lost and set(lost) == set(missing) - written:  # what other processes wrote, and no more
+            raise _not_shared(folder)
+        if lost:
             raise CacheDamaged(
                 f"Encoded views in {folder} were removed by another command while this one ran; "
                 "start it again."
@@ -244,6 +253,13 @@ def _missing(keys: Sequence[Sequence[str]], found: dict[str, Place]) -> list[Tur
         for number, key in enumerate(of_case)
         if key not in found
     ]
+
+
+def _not_shared(folder: epath.Path) -> ConfigError:
+    return ConfigError(
+        f"the processes of this run see different files in {folder}; set config.views.folder (or "
+        "config.data.cache, in which it is by default) to a folder that all of them share."
+    )
 
 
 def _encoded(
@@ -281,8 +297,9 @@ def _write(
     cfg: ExperimentConfig,
     progress: Progress,
     check: Callable[[], None] | None,
-) -> None:
-    """Writes this process's rows, a shard at a time."""
+) -> set[Turn]:
+    """Writes this process's rows, a shard at a time; returns them."""
+    written: set[Turn] = set()
     records: list[tuple[bytes, dict[str, Any]]] = []
 
     def write() -> None:
@@ -298,6 +315,7 @@ def _write(
             seed = views.seed_of(turn.case_id, turn.number)
             content = encode(view, row, dtype=cfg.views.cache, seed=seed)
             records.append((content, {"key": keys[turn.case_id][turn.number]}))
+            written.add(Turn(turn.case_id, turn.number))
         progress.add(min(cfg.batch_size, progress.left))
         size = sum(len(content) for content, _ in records)
         if len(records) >= _LARGEST_SHARD or size >= _SHARD_BYTES:
@@ -307,8 +325,10 @@ def _write(
                 check()
             except RunStopped:
                 write()
+                barrier("views are written")  # by all, before process 0 gives up the folder's lock
                 raise
     write()
+    return written
 
 
 def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
@@ -324,6 +344,23 @@ def _own_rows(batch: jax.Array) -> np.ndarray:
     """On the host, the rows of a batch that this process's devices hold."""
     parts = {shard.index[0].start or 0: shard.data for shard in batch.addressable_shards}
     return np.concatenate([parts[start] for start in sorted(parts)])
+
+
+def _waiting(here: bool, check: Callable[[], None] | None) -> bool:
+    """Whether any process waits for another command; all must ask, and `check` meanwhile."""
+    waits = _any_process(here)
+    if waits and check is not None:
+        check()
+    return waits
+
+
+def _alike(turns: Sequence[Turn]) -> bool:
+    """Whether all processes have the same; returns when all have asked."""
+    if jax.process_count() == 1:
+        return True
+    digest = hashlib.sha256(repr(list(turns)).encode()).digest()
+    every = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+    return bool(np.all(every == every[0]))
 
 
 def _any_process(holds: bool) -> bool:

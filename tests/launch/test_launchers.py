@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -18,7 +19,6 @@ from hypothesis import strategies as st
 
 from launch import gke, slurm, tpu_vm
 from launch.command_line import PREEMPTED, Parser, perform
-from launch.local import ended, environments
 from rtsam_jax.errors import ConfigError, MissingFile, RTSamError
 from tests.tiny import command_environment
 
@@ -64,7 +64,7 @@ def test_the_batch_script_is_sound_bash() -> None:
     )
     assert directives["nodes"] == "2"
     assert directives["ntasks-per-node"] == directives["gpus-per-node"] == "4"  # one task per GPU
-    assert directives["signal"] == "B:TERM@300" and directives["open-mode"] == "append"
+    assert directives["signal"] == "TERM@300" and directives["open-mode"] == "append"
     assert (directives["partition"], directives["mem"], directives["account"]) == (
         "gpu",
         "200G",
@@ -81,24 +81,60 @@ def test_without_gpus_a_task_has_the_node() -> None:
     assert "--ntasks-per-node=1" in script and "gpus" not in script
 
 
-def fakes(folder: Path) -> dict[str, str]:
-    """An environment with an `srun` that shows its arguments and waits, and a `scontrol`."""
-    srun = (
-        f"#!{sys.executable}\nimport signal, sys, time\n"
-        f"signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit({PREEMPTED})))\n"
-        "print(repr(sys.argv[1:]), flush=True)\n"
-        "time.sleep(0.1 if 'short' in open('mode').read() else 60)\n"
-        "sys.exit(int(open('mode').read().split()[1]))\n"
+# Two tasks: told to stop, one takes longer to save. As Slurm's, it forces a termination when it is
+# signalled itself, ends all where it is asked to at a bad exit, and returns the highest status.
+SRUN = f"""\
+#!{sys.executable}
+import signal, subprocess, sys, time
+
+TASK = '''
+import signal, sys, time
+save, length, status = map(float, sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(save), sys.exit({PREEMPTED})))
+print("ready", flush=True)
+time.sleep(length)
+sys.exit(int(status))
+'''
+tasks = [
+    subprocess.Popen(
+        [sys.executable, "-c", TASK, save, *open("mode").read().split()],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
-    for name, content in (("srun", srun), ("scontrol", '#!/bin/sh\necho "scontrol $*"\n')):
+    for save in ("0.1", "0.5")
+]
+
+def kill(*_):
+    for task in tasks:
+        task.kill()
+
+signal.signal(signal.SIGTERM, kill)
+for task in tasks:
+    task.stdout.readline()
+print([task.pid for task in tasks], sys.argv[1:], flush=True)
+while None in (statuses := [task.poll() for task in tasks]):
+    if any(statuses) and "--kill-on-bad-exit=1" in sys.argv:
+        kill()
+    time.sleep(0.02)
+sys.exit(max(status if status >= 0 else 128 - status for status in statuses))
+"""
+
+
+def fakes(folder: Path) -> dict[str, str]:
+    """An environment with an `srun` that shows its tasks and arguments, and a `scontrol`."""
+    for name, content in (("srun", SRUN), ("scontrol", '#!/bin/sh\necho "scontrol $*"\n')):
         (folder / name).write_text(content)
         (folder / name).chmod(0o755)
-    return command_environment(PATH=f"{folder}:{os.environ['PATH']}", SLURM_JOB_ID="77")
+    return command_environment(
+        PATH=f"{folder}:{os.environ['PATH']}", SLURM_JOB_ID="77", SLURM_CPUS_PER_TASK="8"
+    )
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_a_job_that_is_told_to_stop_saves_and_queues_again(tmp_path: Path, signals: int) -> None:
-    (tmp_path / "mode").write_text("long 0")
+def test_a_job_whose_tasks_are_told_to_stop_saves_and_queues_again(
+    tmp_path: Path, signals: int
+) -> None:
+    (tmp_path / "mode").write_text("60 0")
     job = subprocess.Popen(
         ["bash", "-c", batch(f"--source={tmp_path}")],
         env=fakes(tmp_path),
@@ -106,20 +142,20 @@ def test_a_job_that_is_told_to_stop_saves_and_queues_again(tmp_path: Path, signa
         text=True,
     )
     assert job.stdout is not None
-    told = job.stdout.readline()  # srun is under way
+    pids, arguments = job.stdout.readline().strip().split("] ", 1)  # srun is under way
     for _ in range(signals):
-        job.send_signal(signal.SIGTERM)
-        time.sleep(0.05)
+        for pid in json.loads(pids + "]"):
+            os.kill(pid, signal.SIGTERM)
     out, _ = job.communicate(timeout=30)
     assert job.returncode == PREEMPTED and out == "scontrol requeue 77\n"
     python = [".venv/bin/python", "-m", "rtsam_jax.train"]
-    expected = ["--kill-on-bad-exit=1", *python, *EXPECTED, f"--preempted-status={PREEMPTED}"]
-    assert told.strip() == repr(expected)
+    asked = ["--kill-on-bad-exit=0", "--cpus-per-task=8"]
+    assert arguments == repr([*asked, *python, *EXPECTED, f"--preempted-status={PREEMPTED}"])
 
 
 @pytest.mark.parametrize("status", [0, 7])
 def test_a_job_that_ends_by_itself_does_not_queue_again(tmp_path: Path, status: int) -> None:
-    (tmp_path / "mode").write_text(f"short {status}")
+    (tmp_path / "mode").write_text(f"0.1 {status}")
     job = subprocess.run(
         ["bash", "-c", batch(f"--source={tmp_path}")],
         env=fakes(tmp_path),
@@ -177,6 +213,33 @@ def test_a_tpu_host_starts_the_training_and_stops_it(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert log.splitlines() == ["-m", "rtsam_jax.train", *EXPECTED, "told"]
+    (tmp_path / "rtsam.pid").write_text(str(os.getpid()))  # which a stranger has by now
+    late = remote("stop")
+    assert late.returncode == 0 and late.stdout == "rtsam does not run here\n"
+
+
+@pytest.mark.parametrize("python", tpu_vm.PYTHONS)
+def test_a_tpu_host_installs_what_the_constraints_are_for(python: str) -> None:
+    script = tpu_vm.remote_script(
+        tpu_vm.parser().read(["install", *TPU_VM[1:], "--python", python])
+    )
+    (file,) = [word for word in shlex.split(script) if word.startswith("constraints/")]
+    assert (tpu_vm.REPOSITORY / file).is_file() and f"--python {python}" in script
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        ("90", 5400),
+        ("90:30", 5430),
+        ("1:02:03", 3723),
+        ("2-1", 176400),
+        ("2-1:30", 178200),
+        ("2-1:30:05", 178205),
+    ],
+)
+def test_limits_of_time_are_read_as_slurm_reads_them(time: str, seconds: int) -> None:
+    assert slurm.seconds(time) == seconds
 
 
 def test_a_tpu_slice_as_a_jobset() -> None:
@@ -217,6 +280,18 @@ def test_machines_with_gpus_as_a_jobset() -> None:
     index = environment["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert index == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    (volume,) = [v for v in job["template"]["spec"]["volumes"] if "emptyDir" in v]
+    assert volume["emptyDir"] == {"medium": "Memory"}
+    assert {"name": volume["name"], "mountPath": "/dev/shm"} in container["volumeMounts"]
+
+
+def test_a_jobset_runs_in_the_repository() -> None:
+    def container(*flags: str) -> dict[str, Any]:
+        (workers,) = jobset(*GKE_TPU, *flags)["spec"]["replicatedJobs"]
+        return workers["template"]["spec"]["template"]["spec"]["containers"][0]
+
+    assert container("--source=/opt/rtsam")["workingDir"] == "/opt/rtsam"
+    assert "workingDir" not in container()  # the image's
 
 
 def test_a_pre_emption_is_no_failure() -> None:
@@ -228,7 +303,7 @@ def test_a_pre_emption_is_no_failure() -> None:
     told, evicted = job["podFailurePolicy"]["rules"]
     assert told["onExitCodes"]["values"] == [PREEMPTED]
     assert told["onExitCodes"]["containerName"] == "train"
-    assert evicted["onPodConditions"] == [{"type": "DisruptionTarget"}]
+    assert evicted["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
 
 
 @given(st.lists(st.integers(1, 16), min_size=2, max_size=3), st.sampled_from([1, 4, 8]))
@@ -251,11 +326,13 @@ def test_hosts_hold_the_whole_slice(sides: list[int], chips: int) -> None:
         (slurm, [*SLURM, "--", "--config.steps=3"], "no config was given"),
         (slurm, [*SLURM, "--grace=5", *TRAINING], "--grace is 5"),
         (slurm, [*SLURM, "--time=soon", *TRAINING], "--time is 'soon'"),
+        (slurm, [*SLURM, "--time=5", *TRAINING], "--time is 5, but it must be longer"),
         (slurm, [*SLURM, "--name=a b", *TRAINING], "'a b' of job-name"),
         (slurm, ["--nodes=0", *TRAINING], "--nodes and --cpus-per-task"),
         (slurm, [*SLURM, "--gpu=3", *TRAINING], "unrecognized arguments: --gpu=3"),
         (tpu_vm, ["start", "--name=pod", *TRAINING], "required: --zone"),
         (tpu_vm, ["begin", *TPU_VM[1:], *TRAINING], "invalid choice: 'begin'"),
+        (tpu_vm, [*TPU_VM, "--python=3.10", *TRAINING], "invalid choice: '3.10'"),
         (tpu_vm, [*TPU_VM, "--", "--config", "a.py"], "--config.out=/mnt/rtsam/NAME"),
         (tpu_vm, [*TPU_VM, "--shared=/nfs", *TRAINING], "--config.out=/nfs/NAME"),
         (gke, [*GKE_TPU[:2], *TRAINING], "either --tpu"),
@@ -310,19 +387,6 @@ def test_a_cluster_command_that_is_not_there_or_fails(tmp_path: Path) -> None:
         perform([str(tmp_path / "nothing")], dry_run=False)
     with pytest.raises(ConfigError, match="exit status 3"):
         perform(["sh", "-c", "exit 3"], dry_run=False)
-
-
-def test_local_processes_are_told_apart() -> None:
-    one, two = environments(2, 4, 1234, {"HOME": "here"})
-    assert {key for key in one if one[key] != two[key]} == {"JAX_PROCESS_ID"}
-    assert one["JAX_COORDINATOR_ADDRESS"] == "localhost:1234" and one["HOME"] == "here"
-    assert one["JAX_NUM_CPU_DEVICES"] == "4"
-    assert "JAX_PLATFORMS" not in environments(1, 0, 1, {})[0]  # the devices it finds
-
-
-@pytest.mark.parametrize(("status", "words"), [(-9, "by SIGKILL"), (3, "with exit status 3")])
-def test_how_a_process_ended(status: int, words: str) -> None:
-    assert ended(status) == words
 
 
 def test_quoting_survives_the_shell() -> None:

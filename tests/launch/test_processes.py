@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing import AuthenticationError
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from rtsam_jax.errors import ConfigError
 from rtsam_jax.flags import LaunchOptions, take_options
+from rtsam_jax.training import lifeline as module
 from rtsam_jax.training import processes
 from rtsam_jax.training.lifeline import Lifeline, connect, listen
 from rtsam_jax.training.processes import ADDRESS, COUNT, INDEX, announced, require_alone
@@ -32,6 +36,9 @@ STEP = {"SLURM_STEP_NODELIST": "n[1-4]", "SLURM_PROCID": "2", "SLURM_NTASKS": "8
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
         ({"TPU_PROCESS_ADDRESSES": "a:1,b:1", "MEGASCALE_NUM_SLICES": "4"}, 8),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, 2),
+        ({"PMI_SIZE": "4"}, 4),
+        ({"WORLD_SIZE": "16"}, 16),
+        ({"WORLD_SIZE": ""}, 0),
         (STEP | {COUNT: "3"}, 3),  # ours goes first
     ],
 )
@@ -88,7 +95,7 @@ class Ends:
     def __init__(self) -> None:
         port, key, accept = listen(3)
         first: list[dict] = []
-        joining = threading.Thread(target=lambda: first.append(accept()))
+        joining = threading.Thread(target=lambda: first.append(accept(WAIT_S)))
         joining.start()
         others = [connect("localhost", port, key, index) for index in (1, 2)]
         joining.join(WAIT_S)
@@ -124,6 +131,16 @@ def test_a_failure_is_told_to_all_others(ends: Ends, failed: int) -> None:
     assert ends.told[failed].empty()
 
 
+def test_who_ends_for_a_reason_of_its_own_hears_no_other(ends: Ends) -> None:
+    for lifeline in ends.lifelines:
+        lifeline.ignore()
+    for lifeline in ends.lifelines:
+        lifeline.fail("the dog ate it")
+    for told in ends.told:
+        with pytest.raises(queue.Empty):
+            told.get(timeout=0.2)
+
+
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_process_that_dies_is_missed_by_all(ends: Ends, lost: int) -> None:
     other = 3 - lost
@@ -146,13 +163,66 @@ def test_goodbyes_alarm_nobody(ends: Ends) -> None:
             told.get(timeout=0.2)
 
 
-def test_a_stranger_is_not_let_in() -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_stranger_is_not_let_in_and_a_silent_one_keeps_nobody_out(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_HELLO_S", 0.2)
     port, key, accept = listen(2)
     joined: list[dict] = []
-    joining = threading.Thread(target=lambda: joined.append(accept()))
-    joining.start()
-    with pytest.raises(AuthenticationError):
-        connect("localhost", port, b"guess", 1)
-    connect("localhost", port, key, 1)
-    joining.join(WAIT_S)
-    assert list(joined[0]) == [1]
+    joining = threading.Thread(target=lambda: joined.append(accept(WAIT_S)))
+    with socket.create_connection((host, port)) as silent:
+        joining.start()
+        for guess in (b"guess", bytes(len(key)), b"longer" * 10):
+            with pytest.raises(OSError):
+                connect(host, port, guess, 1, WAIT_S)
+        peers = connect(host, port, key, 1, WAIT_S)
+        joining.join(WAIT_S)
+        assert list(joined[0]) == [1] and silent.fileno() >= 0
+    joined[0][1].send_bytes(b"word")
+    assert peers[0].recv_bytes() == b"word"
+
+
+def test_who_does_not_come_is_named() -> None:
+    port, key, accept = listen(4)
+    peers = connect_later(port, key, 2)
+    with pytest.raises(TimeoutError, match="not heard of: 1, 3"):
+        accept(0.5)
+    peers.join(WAIT_S)
+
+
+def connect_later(port: int, key: bytes, index: int) -> threading.Thread:
+    thread = threading.Thread(target=connect, args=("localhost", port, key, index, WAIT_S))
+    thread.start()
+    return thread
+
+
+ENDS = """
+import os, sys
+from rtsam_jax.errors import ConfigError
+from rtsam_jax.training import processes
+
+processes.is_first = lambda: False
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, {stream})
+sys.stdout = open(1, "w")
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("stream", "end", "status"),
+    [
+        (1, "processes._leave(processes._printed(BrokenPipeError()))", 141),
+        (1, "print('x', end=''); processes._leave(processes._printed(ConfigError('no')))", 2),
+        (2, "processes._leave(processes._printed(ConfigError('no')))", 1),
+        (2, "processes._lost('process 1 failed')", 8),
+    ],
+)
+def test_a_process_that_nobody_reads_still_ends_and_not_with_0(
+    stream: int, end: str, status: int
+) -> None:
+    script = ENDS.format(stream=stream, end=end)
+    ended = subprocess.run([sys.executable, "-c", script], timeout=60, env=dict(os.environ))
+    assert ended.returncode == status

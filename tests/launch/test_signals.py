@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rtsam_jax.training.stopping import RunStopped, stop_request
+from rtsam_jax.training.stopping import RunStopped, leave_on_sigterm, stop_request
 from tests.launch.runs import TRAIN, Command, assert_same, losses, saved, saving
 from tests.tiny import tiny_config, write_config_file
 
@@ -43,6 +43,7 @@ def stopped_at(command: Command, name: str) -> int:
     return int(line.split("step ")[1].split(";")[0])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not(place: Path) -> None:
     run = place / "stopped"
 
@@ -90,6 +91,29 @@ def test_signals_wait_while_steps_are_taken() -> None:
 def test_a_signal_that_nobody_asked_about_is_not_lost() -> None:
     with pytest.raises(KeyboardInterrupt), stop_request():
         signal.raise_signal(signal.SIGINT)
+
+
+def test_outside_the_steps_sigterm_leaves_with_the_status_asked_for() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        leave_on_sigterm(75)
+        with pytest.raises(RunStopped), stop_request() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            stop.agree(3)
+        leave_on_sigterm(75)
+        with pytest.raises(KeyError), stop_request():
+            raise KeyError
+        with pytest.raises(SystemExit) as caught:
+            signal.raise_signal(signal.SIGTERM)
+        assert caught.value.code == 75
+        signal.raise_signal(signal.SIGTERM)  # a second one changes nothing
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("step", "where"), [(0, "before the first"), (7, "and saved at step 7")])
+def test_a_run_without_a_step_does_not_claim_to_be_saved(step: int, where: str) -> None:
+    assert str(RunStopped(signal.SIGTERM, step)).startswith(f"SIGTERM: stopped {where}")
 
 
 def test_an_error_gives_the_signals_back() -> None:

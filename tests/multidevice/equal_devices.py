@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from rtsam_jax.config import ExperimentConfig, MeshConfig
+from rtsam_jax.config import AugmentConfig, ExperimentConfig, MeshConfig
 from rtsam_jax.data.sample import Sample
 from rtsam_jax.models.presets import PRESETS
 from rtsam_jax.models.text_adapter import TextTable
@@ -152,6 +152,17 @@ def run_all(cfg: ExperimentConfig, meshes: list[tuple[int, int, int]]) -> dict[s
     return report
 
 
+def uneven(cfg: ExperimentConfig) -> dict[str, Any]:
+    """Six cases on one device; on eight, two rows that do not count beside them, in two parts."""
+    one, other = Run(cfg, (1, 1, 1)), Run(dataclasses.replace(cfg, accumulate=2), (2, 2, 2))
+    for batch in batches():
+        six, eight = (Sample(*(x[rows] for x in batch)) for rows in (range(6), [*range(6), 0, 1]))
+        one.train(six)
+        other.train(eight._replace(weight=np.array([1] * 6 + [0] * 2, np.float32)))
+    other.losses = [losses[:6] for losses in other.losses]
+    return compare(one, other)
+
+
 def elastic(cfg: ExperimentConfig, folder: Path) -> dict[str, Any]:
     """A checkpoint before the last step, continued on fewer devices."""
     *before, last = batches()
@@ -188,10 +199,12 @@ def main() -> None:
         }
         save_weights(folder / "weights", weights, {"preset": "test"})
         frozen = config(model__freeze_encoder=True, model__checkpoint=str(folder / "weights"))
+        turned = dataclasses.replace(frozen, augment=AugmentConfig(flip_axes=(1, 2)))
         report = {
             "devices": jax.device_count(),
             "trained": run_all(config(), MESHES),
             "frozen": run_all(frozen, [(2, 2, 2)]),
+            "uneven": {"2x2x2": uneven(turned)},
             "elastic": elastic(config(), folder / "run"),
         }
     print(json.dumps(report))

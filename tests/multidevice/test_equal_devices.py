@@ -27,6 +27,7 @@ RUNS = [
     ("trained", "2x2x2"),
     ("trained", "1x4x2"),
     ("frozen", "2x2x2"),  # the image encoder
+    ("uneven", "2x2x2"),  # likewise; rows of weight 0, augmented, in two parts
 ]
 
 

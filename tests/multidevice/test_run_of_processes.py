@@ -73,6 +73,7 @@ def test_the_first_process_writes_and_prints(place: Path) -> None:
     assert len(losses(place / "whole")) == STEPS
 
 
+@pytest.mark.slow
 def test_a_run_whose_processes_are_killed_and_stopped_ends_as_one_that_is_not(place: Path) -> None:
     run, out = place / "disturbed", "--config.out=disturbed"
 
@@ -141,6 +142,7 @@ def test_two_times_four_devices_equal_one_time_eight(place: Path) -> None:
     assert {row["case"] for row in rows} == {"p3_orn", "p4_ce"}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(place: Path) -> None:
     """Saved by two, resumed and saved by one, resumed by two."""
     run, out = place / "moved", "--config.out=moved"

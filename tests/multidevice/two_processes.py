@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grain
@@ -129,11 +129,16 @@ def main() -> None:
     checksums = make_checksums(cfg, size, mesh)
     step = jax.device_put(np.int32(start), replicated(mesh))
     told, held, sums = [], [], []
-    for ids, batch in prefetch(batches_from(stream, start, stop), mesh):
+
+    def noted() -> Iterator[Sample]:
+        for batch in batches_from(stream, start, stop):
+            told.append(batch.case_id.tolist())
+            yield batch
+
+    for batch in prefetch(noted(), mesh):
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
             step, found = checksums(step, batch)
             found = jax.device_get(found)
-        told.append(ids.tolist())
         held.append(rows_here(batch))
         sums.append({name: values.tolist() for name, values in found.items()})
     report = {

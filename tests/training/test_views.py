@@ -18,12 +18,21 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from flax import nnx
 
 from rtsam_jax import train
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.views import FixedViews, StoredViews, Turn, ViewSettings, views_root
-from rtsam_jax.errors import NotWritable
+from rtsam_jax.data.shards import only_one
+from rtsam_jax.data.views import (
+    ENCODED,
+    FixedViews,
+    StoredViews,
+    Turn,
+    ViewSettings,
+    views_root,
+)
+from rtsam_jax.errors import CacheDamaged, ConfigError, NotWritable
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.text.prompt_set import prompt_set
 from rtsam_jax.training import views as module
@@ -267,6 +276,37 @@ def test_who_waited_for_another_command_encodes_nothing(
     monkeypatch.setattr(module, "only_one", lock)
     assert same(every_view(waiting.keep()), every_view(other.keep()))
     assert (waiting.encoded, other.encoded) == (0, TOTAL)
+
+
+def test_a_signal_ends_the_wait_for_another_command(made: Made, tmp_path: Path) -> None:
+    kept = Kept(made, tmp_path)
+
+    def check() -> None:
+        raise RunStopped(signal.SIGTERM, 0)
+
+    kept.folder.mkdir(parents=True)
+    with only_one(epath.Path(kept.folder), ENCODED), pytest.raises(RunStopped):
+        kept.keep(check)
+    assert kept.encoded == 0
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_who_does_not_see_what_others_wrote_is_told_of_the_folder(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    """Of what a process wrote itself, another command removed it."""
+    kept, write = Kept(made, tmp_path), module._write
+
+    def not_seen(*arguments: Any) -> set[Turn]:
+        written = write(*arguments)
+        for shard in kept.folder.glob("*.array_record"):
+            shard.unlink()
+        return set() if others else written
+
+    monkeypatch.setattr(module, "_write", not_seen)
+    error, said = (ConfigError, "all of them share") if others else (CacheDamaged, "were removed")
+    with pytest.raises(error, match=said):
+        kept.keep()
 
 
 def test_a_damaged_shard_is_encoded_again(made: Made, tmp_path: Path) -> None:
