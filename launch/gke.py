@@ -1,7 +1,8 @@
 """Runs on GKE as a JobSet: `python -m launch.gke --image IMAGE --tpu-topology 4x4 ... -- --config`.
 
 Every slice of TPUs is a Job with a node pool to itself, every host a pod. A run that is pre-empted
-saves, leaves with its own exit status, and is started again, which does not count as a failure.
+and has the time to save leaves with its own exit status and is started again, which does not count
+as a failure. Of several pods that have no time, the survivors may be seen first: that counts.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ def parser() -> Parser:
     """The flags."""
     found = Parser("gke", __doc__ or "")
     found.add_argument("--image", required=True, help="container with this repository installed")
+    found.add_argument(
+        "--source", default="", help="folder of the repository there; empty: the image's WORKDIR"
+    )
     found.add_argument("--name", default="rtsam", help="of the JobSet")
     found.add_argument("--namespace", default="default", help="of the JobSet")
     found.add_argument("--tpu", default="", help="accelerator label, tpu-v5-lite-podslice say")
@@ -40,7 +44,10 @@ def parser() -> Parser:
     found.add_argument("--shared", default="/mnt/rtsam", help="where the claim is mounted")
     found.add_argument("--spot", action="store_true", default=False, help="on spot machines")
     found.add_argument(
-        "--max-restarts", type=int, default=3, help="after failures; pre-emptions do not count"
+        "--max-restarts",
+        type=int,
+        default=20,
+        help="after failures, and pre-emptions of several pods that left no time to save",
     )
     found.add_argument("--grace", type=int, default=300, help="seconds to save after SIGTERM")
     return found
@@ -89,11 +96,14 @@ def manifest(arguments: Namespace) -> dict[str, Any]:
             "cloud.google.com/gke-tpu-topology": arguments.tpu_topology,
         }
         environment: list[dict[str, Any]] = []  # GKE names the hosts of a slice, jax reads that
+        shm: list[dict[str, Any]] = []
     else:
         pods, replicas = arguments.hosts, 1
         accelerator = {"nvidia.com/gpu": str(arguments.gpus_per_host)}
         selector = {"cloud.google.com/gke-accelerator": arguments.gpu}
         environment = _addresses(arguments.name, pods)
+        # NCCL goes through /dev/shm, of which a container has 64 MiB by itself.
+        shm = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     if arguments.spot:
         selector["cloud.google.com/gke-spot"] = "true"
     resources = {**accelerator, "memory": arguments.memory}
@@ -103,20 +113,28 @@ def manifest(arguments: Namespace) -> dict[str, Any]:
         f"--preempted-status={PREEMPTED}",
         shared=arguments.shared,
     )
-    container = {
+    container: dict[str, Any] = {
         "name": "train",
         "image": arguments.image,
         "command": command,
         "env": [{"name": "PYTHONUNBUFFERED", "value": "1"}, *environment],
         "resources": {"requests": resources, "limits": dict(resources)},
-        "volumeMounts": [{"name": "shared", "mountPath": arguments.shared}],
+        "volumeMounts": [
+            {"name": "shared", "mountPath": arguments.shared},
+            *({"name": volume["name"], "mountPath": "/dev/shm"} for volume in shm),
+        ],
     }
+    if arguments.source:
+        container["workingDir"] = arguments.source
     pod = {
         "restartPolicy": "Never",  # the JobSet starts all anew, or none
         "terminationGracePeriodSeconds": arguments.grace,
         "nodeSelector": selector,
         "containers": [container],
-        "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": arguments.claim}}],
+        "volumes": [
+            {"name": "shared", "persistentVolumeClaim": {"claimName": arguments.claim}},
+            *shm,
+        ],
     }
     job = {
         "parallelism": pods,
@@ -161,11 +179,16 @@ def _addresses(name: str, hosts: int) -> list[dict[str, Any]]:
 
 
 def _preempted() -> list[dict[str, Any]]:
-    """What of a pod's ends is a pre-emption, which the JobSet's own rule then forgives."""
+    """What of a pod's ends is a pre-emption, which the JobSet's own rule then forgives.
+
+    A survivor's exit status, that of `ProcessFailed`, is none: it does not tell whether the other
+    was evicted or failed, and a run that fails must not be started for ever.
+    """
     told = {"containerName": "train", "operator": "In", "values": [PREEMPTED]}
+    disrupted = {"type": "DisruptionTarget", "status": "True"}
     return [
         {"action": "FailJob", "onExitCodes": told},
-        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget"}]},
+        {"action": "FailJob", "onPodConditions": [disrupted]},
     ]
 
 

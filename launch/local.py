@@ -1,8 +1,9 @@
 """Starts N processes of one run on this machine: `python -m launch.local --processes 2 -- COMMAND`.
 
-Each gets its own number of CPU devices (or GPUs, as the machine has them) and talks to the others
-over a local port, as the hosts of a pod would. Their output comes line by line with the process's
-number before it. SIGTERM and SIGINT are handed on to all; when one ends badly, all end.
+Each has a number of CPU devices to itself, or the GPU of its index, and talks to the others over a
+local port, as the hosts of a pod would. Their output comes line by line with the process's number
+before it. SIGTERM and SIGINT are handed on to all, SIGHUP as SIGTERM; when one ends badly, or their
+output cannot be written any more, all end.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
 from typing import IO
 
 from launch.command_line import Parser
-from rtsam_jax.errors import ConfigError, ProcessFailed, run_command
+from rtsam_jax.errors import ConfigError, MissingFile, NotWritable, ProcessFailed, run_command
 from rtsam_jax.training.processes import ADDRESS, COUNT, INDEX
 
+LOCAL_DEVICES = "JAX_LOCAL_DEVICE_IDS"  # of GPUs; jax heeds it on no other kind
 _WORD_S = 5  # in which the others end by themselves, saying why
 _TERM_S = 5  # between SIGTERM and SIGKILL after that
 _POLL_S = 0.05
@@ -31,13 +35,17 @@ def environments(processes: int, devices: int, port: int, base: dict[str, str]) 
     """The environment of each process.
 
     Args:
-        devices: of a process, simulated on the CPU; 0: the ones it finds.
+        devices: of a process, simulated on the CPU; 0: the ones it finds, and of several GPUs the
+            one of its index, since two processes cannot share one.
         base: what they share.
     """
     shared = {ADDRESS: f"localhost:{port}", COUNT: str(processes)}
+    own = [{INDEX: str(index)} for index in range(processes)]
     if devices:
         shared |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    return [{**base, **shared, INDEX: str(index)} for index in range(processes)]
+    elif processes > 1:
+        own = [{**each, LOCAL_DEVICES: each[INDEX]} for each in own]
+    return [{**base, **shared, **each} for each in own]
 
 
 def free_port() -> int:
@@ -57,36 +65,61 @@ def ended(status: int) -> str:
 
 
 class Group:
-    """The processes of a run, and what they print."""
+    """The processes of a run with all that they start, and what they print."""
 
-    def __init__(self, command: Sequence[str], environs: Sequence[dict[str, str]]):
-        # Sessions of their own: a terminal's Ctrl-C would reach them twice.
-        self.members = [
-            subprocess.Popen(
-                command,
-                env=environ,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+    def __init__(self) -> None:
+        self._members: list[subprocess.Popen[bytes]] = []
+        self._readers: list[threading.Thread] = []
+        self._told = 0  # the signal handed on first
+        self._unwritten: OSError | None = None
+
+    def start(self, command: Sequence[str], environs: Sequence[dict[str, str]]) -> None:
+        """Starts a process in each environment.
+
+        Raises:
+            MissingFile: the system cannot start it.
+        """
+        for index, environ in enumerate(environs):
+            try:
+                # Sessions of their own: a terminal's Ctrl-C would reach them twice.
+                member = subprocess.Popen(
+                    command,
+                    env=environ,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as cause:
+                self.signal(signal.SIGKILL)
+                raise MissingFile(
+                    f"{command[0]} cannot be started ({cause.strerror}); name a program after --."
+                ) from cause
+            reader = threading.Thread(
+                target=self._copy, args=(member.stdout, f"[{index}] ".encode()), daemon=True
             )
-            for environ in environs
-        ]
-        self._readers = [
-            threading.Thread(target=_copy, args=(member.stdout, f"[{index}] ".encode()))
-            for index, member in enumerate(self.members)
-        ]
-        for reader in self._readers:
             reader.start()
+            self._members.append(member)
+            self._readers.append(reader)
+            if self._told:  # while it was started
+                self.signal(self._told)
+
+    def hand_on(self, number: int, frame: FrameType | None) -> None:
+        """A signal's handler: tells all. A lost terminal as well is a reason to save and stop."""
+        number = signal.SIGTERM if number == signal.SIGHUP else number
+        self._told = self._told or number
+        self.signal(number)
 
     def signal(self, number: int) -> None:
-        for member in self.members:
-            if member.poll() is None:
-                member.send_signal(number)
+        """Signals every process and what it started: a shell hands nothing on."""
+        for member, reader in zip(self._members, self._readers, strict=False):
+            if _lives(member, reader):
+                with suppress(ProcessLookupError):
+                    os.killpg(member.pid, number)
 
     def wait(self, seconds: float) -> bool:
         """Waits until all have ended; False where `seconds` were not enough."""
         deadline = time.monotonic() + seconds
-        while any(member.poll() is None for member in self.members):
+        while any(map(_lives, self._members, self._readers)):
             if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_S)
@@ -96,20 +129,22 @@ class Group:
         """To the end of all; returns 0, or the exit status of the one that failed first.
 
         A process that ended because of another says so by its status, and is not the first.
+
+        Raises:
+            NotWritable: what they print could not be written to the end; they were told to stop.
         """
-        while not any(status := [member.poll() for member in self.members]):
-            if None not in status:
+        while not self.wait(_POLL_S):
+            if self._unwritten and not self._told:
+                self.hand_on(signal.SIGTERM, None)
+            if any(map(self._failed, self._members, self._readers)):
+                self._end()
                 break
-            time.sleep(_POLL_S)
-        else:
-            if not self.wait(_WORD_S):
-                self.signal(signal.SIGTERM)
-                if not self.wait(_TERM_S):
-                    self.signal(signal.SIGKILL)
-                    self.wait(_TERM_S)
-        for reader in self._readers:
-            reader.join()
-        statuses = [member.returncode for member in self.members]
+        if self._unwritten:
+            raise NotWritable(
+                f"what the processes print cannot be written ({self._unwritten.strerror}), and all "
+                "were told to stop; keep their output in a file with room for it."
+            )
+        statuses = [member.returncode for member in self._members]
         failed = [index for index, status in enumerate(statuses) if status]
         if not failed:
             return 0
@@ -118,15 +153,38 @@ class Group:
         _say(f"process {first} ended {ended(statuses[first])}; all are ended")
         return statuses[first] if statuses[first] > 0 else 128 - statuses[first]
 
+    def _failed(self, member: subprocess.Popen[bytes], reader: threading.Thread) -> bool:
+        status = member.poll()
+        # A shell dies of the signal at once, while the training in it saves.
+        return bool(status) and not (status == -self._told and reader.is_alive())
 
-def _copy(stream: IO[bytes], prefix: bytes) -> None:
-    for line in stream:
-        # One write per line, so that the lines of several processes do not mix.
-        os.write(sys.stdout.fileno(), prefix + line.rstrip(b"\n") + b"\n")
+    def _end(self) -> None:
+        """Ends all; they first have time to say why they end."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self.wait(_WORD_S if number == signal.SIGTERM else _TERM_S):
+                return
+            self.signal(number)
+        self.wait(_TERM_S)
+
+    def _copy(self, stream: IO[bytes], prefix: bytes) -> None:
+        for line in stream:
+            if self._unwritten:
+                continue  # the pipe is emptied all the same: a full one would stop the process
+            try:
+                # One write per line, so that the lines of several processes do not mix.
+                os.write(sys.stdout.fileno(), prefix + line.rstrip(b"\n") + b"\n")
+            except OSError as cause:
+                self._unwritten = cause
+
+
+def _lives(member: subprocess.Popen[bytes], reader: threading.Thread) -> bool:
+    """Whether a process runs, or what it started and left behind still may print."""
+    return member.poll() is None or reader.is_alive()
 
 
 def _say(text: str) -> None:
-    print(f"launch.local: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # stderr may be gone, and the exit status is what counts
+        print(f"launch.local: {text}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -137,7 +195,7 @@ def main() -> None:
         "--devices-per-process",
         type=int,
         default=0,
-        help="CPU devices that each simulates; 0: the devices it finds",
+        help="CPU devices that each simulates; 0: what it finds, of several GPUs one each",
     )
     parser.add_argument("--port", type=int, default=0, help="to meet at; 0: a free one")
     arguments = parser.read(sys.argv[1:])
@@ -155,9 +213,12 @@ def main() -> None:
             own = [f"{k}={v}" for k, v in environ.items() if os.environ.get(k) != v]
             print(shlex.join(["env", *own, *command]))
         return
-    group = Group(command, environs)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: group.signal(number))
+    group = Group()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # nohup has the launcher outlive its terminal.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, group.hand_on)
+    group.start(command, environs)
     sys.exit(group.run())
 
 

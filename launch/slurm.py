@@ -1,7 +1,8 @@
 """Submits a run to Slurm: `python -m launch.slurm --nodes 2 --gpus-per-node 8 -- --config ...`.
 
 One task per GPU, or per node where there are none; jax finds the others by Slurm's own variables.
-Some time before its limit the job is told to stop: the run saves, and the job queues again.
+Some time before the job's limit Slurm tells its tasks to stop: the run saves, and the job queues
+again.
 """
 
 from __future__ import annotations
@@ -37,6 +38,22 @@ def parser() -> Parser:
     return found
 
 
+def seconds(time: str) -> int:
+    """A limit of time as Slurm reads it: `M`, `M:S`, `H:M:S`, `D-H`, `D-H:M` or `D-H:M:S`.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", time):
+        raise ConfigError(f"--time is {time!r}, but it must be [DAYS-]HH:MM:SS.")
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if not dash and len(parts) < 3:
+        parts.insert(0, 0)  # without days, the first of fewer than three is minutes
+    hours, minutes, left = [*parts, 0, 0][:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + left
+
+
 def batch_script(arguments: Namespace) -> str:
     """The script that `sbatch` reads.
 
@@ -50,8 +67,11 @@ def batch_script(arguments: Namespace) -> str:
         )
     if not 30 <= arguments.grace <= 3600:
         raise ConfigError(f"--grace is {arguments.grace}, but it must be from 30 to 3600 seconds.")
-    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", arguments.time):
-        raise ConfigError(f"--time is {arguments.time!r}, but it must be [DAYS-]HH:MM:SS.")
+    if seconds(arguments.time) <= arguments.grace:
+        raise ConfigError(
+            f"--time is {arguments.time}, but it must be longer than --grace, {arguments.grace} "
+            "seconds: the run would be told to stop as it starts."
+        )
     directives = {
         "job-name": arguments.name,
         "nodes": arguments.nodes,
@@ -64,7 +84,7 @@ def batch_script(arguments: Namespace) -> str:
         "mem": arguments.memory,
         "output": f"{arguments.name}-%j.out",
         "open-mode": "append",
-        "signal": f"B:TERM@{arguments.grace}",
+        "signal": f"TERM@{arguments.grace}",  # to the tasks; B: would be to the script alone
     }
     for name, value in directives.items():
         if re.search(r"\s", str(value)):
@@ -87,25 +107,11 @@ _SCRIPT = """\
 set -u
 cd {source} || exit 1
 
-# Slurm signals this script (B:); srun hands the signal on to every task. bash leaves `wait` for it.
-signals=0
-hand_on() {{
-  signals=$((signals + 1))
-  kill -TERM "$step"
-}}
-trap hand_on TERM
-
-# One task that fails ends the others: none computes on alone.
-srun --kill-on-bad-exit=1 \\
-  {command} &
-step=$!
-seen=-1
-status=0
-while [ "$seen" -ne "$signals" ]; do
-  seen=$signals
-  wait "$step"
-  status=$?
-done
+# The limit's signal goes from Slurm to the tasks; srun, were it told, would kill them. A task that
+# leaves, saved, must not end the others, which are saving; in a run that fails all end themselves.
+srun --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" \\
+  {command}
+status=$?
 
 if [ "$status" -eq {preempted} ]; then # told to stop, and saved
   scontrol requeue "$SLURM_JOB_ID"

@@ -17,6 +17,7 @@ from rtsam_jax.errors import run_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ACTIONS = ("install", "start", "log", "stop")
+PYTHONS = ("3.11", "3.12")  # that constraints/ is for
 
 
 def parser() -> Parser:
@@ -27,6 +28,9 @@ def parser() -> Parser:
     found.add_argument("--zone", required=True, help="of the TPU VM, us-central2-b say")
     found.add_argument("--project", default="", help="empty: gcloud's own setting")
     found.add_argument("--source", default="rtsam_jax", help="folder of the repository there")
+    found.add_argument(
+        "--python", choices=PYTHONS, default=PYTHONS[-1], help="that uv installs there"
+    )
     found.add_argument(
         "--shared", default="/mnt/rtsam", help="folder that all hosts have mounted; runs go there"
     )
@@ -42,20 +46,27 @@ def remote_script(arguments: Namespace) -> str:
     """
     source, job = shlex.quote(arguments.source), shlex.quote(arguments.job)
     if arguments.action == "install":
+        # The system's Python may be older than ours, and without venv.
+        constraints = f"constraints/py{arguments.python.replace('.', '')}.txt"
         return (
-            f"cd {source} && python3 -m venv .venv && constraints=$(.venv/bin/python -c "
-            "'import sys; print(\"constraints/py%d%d.txt\" % sys.version_info[:2])') && "
-            '.venv/bin/pip install --quiet -c "$constraints" -e ".[tpu,text]"'
+            f"cd {source} && python3 -m pip install --quiet --user uv && "
+            f"python3 -m uv venv --quiet --allow-existing --python {arguments.python} .venv && "
+            f'python3 -m uv pip install --quiet --python .venv -c {constraints} -e ".[tpu,text]"'
         )
     if arguments.action == "log":
         return f"tail -n 40 -F {job}.log"
+    # An id that a run left behind may by now be another program's.
+    runs = f'grep -qs rtsam_jax.train "/proc/$(cat {job}.pid 2>/dev/null)/cmdline"'
     if arguments.action == "stop":
-        return f'kill -TERM "$(cat {job}.pid)"'
+        # On a host that is told late the run may have ended with the others.
+        return (
+            f'if {runs}; then kill -TERM "$(cat {job}.pid)" 2>/dev/null || true; '
+            f"else echo {job} does not run here; fi"
+        )
     command = training_command(".venv/bin/python", arguments.rest, shared=arguments.shared)
     shared = shlex.quote(arguments.shared)
     return (
-        f'if [ -e {job}.pid ] && kill -0 "$(cat {job}.pid)" 2>/dev/null; then '
-        f"echo {job} runs already >&2; exit 1; fi; "
+        f"if {runs}; then echo {job} runs already >&2; exit 1; fi; "
         f"mountpoint -q {shared} || {{ echo {shared} is not mounted >&2; exit 1; }}; "
         f"log=$PWD/{job}.log; pid=$PWD/{job}.pid; cd {source} || exit 1; "
         # The shell that writes its process id becomes the training, so that the signal of `stop`
