@@ -89,8 +89,13 @@ def test_signals_wait_while_steps_are_taken() -> None:
 
 
 def test_a_signal_that_nobody_asked_about_is_not_lost() -> None:
-    with pytest.raises(KeyboardInterrupt), stop_request():
-        signal.raise_signal(signal.SIGINT)
+    # What a shell starts in the background ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), stop_request():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_outside_the_steps_sigterm_leaves_with_the_status_asked_for() -> None:
