@@ -126,8 +126,6 @@ def sample_clicks(
     Raises:
         ConfigError: unknown `sampling`.
     """
-    if sampling not in ("uniform", "balanced"):
-        raise ConfigError(f"config.click.sampling is {sampling!r}; use 'uniform' or 'balanced'.")
     return _draw(key, count_rows(prediction, truth), prediction, truth, n, sampling)
 
 
@@ -140,6 +138,8 @@ def _draw(
     sampling: str,
 ) -> tuple[jax.Array, jax.Array]:
     """`sample_clicks` with the errors counted already; axis 0 of `rows` is the side, FN or FP."""
+    if sampling not in ("uniform", "balanced"):
+        raise ConfigError(f"config.click.sampling is {sampling!r}; use 'uniform' or 'balanced'.")
     if n == 0:
         return jnp.zeros((0, 3), jnp.float32), jnp.zeros((0,), jnp.int32)
     planes = rows.sum(-1, dtype=jnp.int32)  # [2, X]

@@ -218,6 +218,12 @@ def test_a_buffer_too_short_is_a_typed_error() -> None:
         _refine(parameters, features, label, jax.random.key(0), CFG, slots=11)
 
 
+def test_an_unknown_sampling_is_a_typed_error() -> None:
+    parameters, features, label = _toy()
+    with pytest.raises(ConfigError, match="'nearest'; use 'uniform' or 'balanced'"):
+        _refine(parameters, features, label, jax.random.key(0), replace(CFG, sampling="nearest"))
+
+
 def test_compiles_exactly_once() -> None:
     parameters, features, _ = _toy()
     traced = compiled = 0
