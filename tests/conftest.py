@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.compiling import QUICK
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Before jax is imported, and inherited by the commands that tests start: what one process compiled,
-# the next one reads. A cache of the user's own is left alone.
+# Before jax is imported, and inherited by the commands that tests start. Flags and a cache of the
+# user's own are left alone.
+os.environ.setdefault("XLA_FLAGS", QUICK)
+# What one process compiled, the next one reads.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.mkdtemp(prefix="rtsam_jax_test_cache_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache

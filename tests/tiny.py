@@ -117,13 +117,13 @@ def command_environment(**extra: str) -> dict[str, str]:
 
 
 def run_module(
-    module: str, *arguments: object, cwd: Path, timeout: float = 600
+    module: str, *arguments: object, cwd: Path, timeout: float = 600, **environ: str
 ) -> subprocess.CompletedProcess[str]:
     """`python -m rtsam_jax.<module> ...` to its end, or until `timeout` seconds have passed."""
     return subprocess.run(
         [sys.executable, "-m", f"rtsam_jax.{module}", *map(str, arguments)],
         cwd=cwd,
-        env=command_environment(),
+        env=command_environment(**environ),
         capture_output=True,
         text=True,
         timeout=timeout,

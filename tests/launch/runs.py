@@ -15,11 +15,10 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from rtsam_jax.weights import flatten
+from tests.compiling import QUICK
 from tests.tiny import command_environment
 
 LIMIT_S = 240  # for what takes seconds on a machine of its own
-# Compiling takes most of a test's time; these halve it.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 TRAIN = (sys.executable, "-m", "rtsam_jax.train", "--config", "config.py")
 MULTIHOST = (*TRAIN, "--multihost")
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.compiling import EIGHT_DEVICES, QUICK
 from tests.tiny import REPOSITORY, command_environment
 
 
@@ -16,7 +17,7 @@ def report() -> dict:
     result = subprocess.run(
         [sys.executable, "-m", "tests.multidevice.equal_augment"],
         cwd=REPOSITORY,
-        env=command_environment(XLA_FLAGS="--xla_force_host_platform_device_count=8"),
+        env=command_environment(XLA_FLAGS=f"{EIGHT_DEVICES} {QUICK}"),
         capture_output=True,
         text=True,
         check=False,

@@ -15,13 +15,9 @@ import sys
 import numpy as np
 import pytest
 
+from tests.compiling import EIGHT_DEVICES, QUICK
 from tests.tiny import REPOSITORY, command_environment
 
-FLAGS = (
-    "--xla_force_host_platform_device_count=8 "
-    # Compiling takes most of the time; these halve it.
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
 RUNS = [
     ("trained", "8x1x1"),  # data x fsdp x tensor
     ("trained", "2x2x2"),
@@ -36,7 +32,7 @@ def report() -> dict:
     result = subprocess.run(
         [sys.executable, "-m", "tests.multidevice.equal_devices"],
         cwd=REPOSITORY,
-        env=command_environment(XLA_FLAGS=FLAGS),
+        env=command_environment(XLA_FLAGS=f"{EIGHT_DEVICES} {QUICK}"),
         capture_output=True,
         text=True,
         check=False,

@@ -89,10 +89,10 @@ def test_a_run_whose_processes_are_killed_and_stopped_ends_as_one_that_is_not(pl
         assert any(words in left.output for words in said)
         assert before < saved(run) < STEPS
 
-    commands, before = pair(place, out), saved(run)
+    commands, before = pair(place, out, "--preempted-status=75"), saved(run)
     commands[0].when(lambda: before < saved(run))
     commands[1].process.terminate()  # only one of them is told
-    assert [command.wait() for command in commands] == [0, 0], commands[1].output[-3000:]
+    assert [command.wait() for command in commands] == [75, 75], commands[1].output[-3000:]
     step = saved(run)
     assert len(losses(run)) == step < STEPS
     assert f"SIGTERM: stopped and saved at step {step}; " in commands[0].output

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.compiling import QUICK
 from tests.tiny import CASES, REPOSITORY, command_environment, write_tiny_dataset
 
 BATCH, STOPPED, STEPS = 4, 3, 6
@@ -43,7 +44,7 @@ def run(dataset: Path, processes: int, start: int, stop: int) -> list[dict]:
         subprocess.Popen(
             [*command, *map(str, (*shared, index, start, stop))],
             cwd=REPOSITORY,
-            env=command_environment(XLA_FLAGS=""),  # one device each
+            env=command_environment(XLA_FLAGS=QUICK),  # one device each
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
