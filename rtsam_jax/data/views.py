@@ -4,7 +4,7 @@
     VIEWS/SETTINGS/...              shards (rtsam_jax.data.shards): one record per view
 
 A view is a function of (config.seed, the case's id, its number among the case's views). Its record
-is everything of it up to the clicks, as `rtsam_jax.training.views` makes it.
+is everything of it up to the clicks, as `rtsam_jax.training.kept_views` makes it.
 """
 
 from __future__ import annotations

@@ -35,10 +35,10 @@ from rtsam_jax.data.views import (
 from rtsam_jax.errors import CacheDamaged, ConfigError, NotWritable
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.text.prompt_set import prompt_set
-from rtsam_jax.training import views as module
+from rtsam_jax.training import kept_views
+from rtsam_jax.training.kept_views import ViewEncoder, keep_views, read_crops
 from rtsam_jax.training.state import Built
 from rtsam_jax.training.stopping import RunStopped
-from rtsam_jax.training.views import ViewEncoder, keep_views
 from tests.tiny import REPOSITORY, TRAIN, command_environment, tiny_config, write_config_file
 from tests.training.conftest import Training, make_training
 
@@ -152,7 +152,7 @@ def test_views_are_read_as_they_were_encoded_and_only_once(
     assert same(first, every_view(kept.keep())) and kept.encoded == TOTAL
     assert capsys.readouterr().out == ""
     turns = [Turn(1, 2), Turn(3, 0)]
-    batch = module._crops(kept.views, made[0].cases, kept.cfg)(turns)
+    batch = read_crops(kept.views, made[0].cases, kept.cfg)(turns)
     with jax.set_mesh(made[0].mesh):
         fresh = jax.device_get(kept.encoder(batch))
     assert same(fresh, kept.keep().read(turns))
@@ -206,11 +206,11 @@ import grain
 from rtsam_jax import train
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data import shards
-from rtsam_jax.training import views
+from rtsam_jax.training import kept_views
 import json
 
 grain.config.update("py_debug_mode", False)
-views._LARGEST_SHARD = 2
+kept_views._LARGEST_SHARD = 2
 written = []
 move = os.replace
 
@@ -273,7 +273,7 @@ def test_who_waited_for_another_command_encodes_nothing(
         other.keep()
         yield
 
-    monkeypatch.setattr(module, "only_one", lock)
+    monkeypatch.setattr(kept_views, "only_one", lock)
     assert same(every_view(waiting.keep()), every_view(other.keep()))
     assert (waiting.encoded, other.encoded) == (0, TOTAL)
 
@@ -295,7 +295,7 @@ def test_who_does_not_see_what_others_wrote_is_told_of_the_folder(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: bool
 ) -> None:
     """Of what a process wrote itself, another command removed it."""
-    kept, write = Kept(made, tmp_path), module._write
+    kept, write = Kept(made, tmp_path), kept_views._write
 
     def not_seen(*arguments: Any) -> set[Turn]:
         written = write(*arguments)
@@ -303,7 +303,7 @@ def test_who_does_not_see_what_others_wrote_is_told_of_the_folder(
             shard.unlink()
         return set() if others else written
 
-    monkeypatch.setattr(module, "_write", not_seen)
+    monkeypatch.setattr(kept_views, "_write", not_seen)
     error, said = (ConfigError, "all of them share") if others else (CacheDamaged, "were removed")
     with pytest.raises(error, match=said):
         kept.keep()
