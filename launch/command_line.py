@@ -56,7 +56,8 @@ def training_command(
         shared: a folder that all hosts see and `--config.out` must be in; "" asks for nothing.
 
     Raises:
-        ConfigError: there is no config, or a run folder that only one host would see.
+        ConfigError: there is no config, a run folder that only one host would see, or an option
+            that is the launcher's.
     """
     if not any(argument.split("=")[0] == "--config" for argument in training):
         raise ConfigError(
@@ -64,14 +65,20 @@ def training_command(
             "else rtsam_jax.train takes."
         )
     if shared:
-        given = [a.partition("=")[2] for a in training if a.startswith("--config.out=")]
-        if not given or not given[-1].startswith(shared.rstrip("/") + "/"):
+        folders = [a.partition("=")[2] for a in training if a.startswith("--config.out=")]
+        if not folders or not folders[-1].startswith(shared.rstrip("/") + "/"):
             raise ConfigError(
                 f"the run folder must be one that all hosts see; add --config.out={shared}/NAME "
                 "after --, or give the folder they share as --shared."
             )
-    options = [option for option in ("--multihost", *more) if option not in training]
-    return [python, "-m", "rtsam_jax.train", *training, *options]
+    given = {argument.partition("=")[0] for argument in training}
+    for option in more:
+        if (name := option.partition("=")[0]) in given:
+            raise ConfigError(
+                f"{name} is the launcher's to give ({option} is what it waits for); leave it out."
+            )
+    multihost = [] if "--multihost" in given else ["--multihost"]
+    return [python, "-m", "rtsam_jax.train", *training, *multihost, *more]
 
 
 def perform(command: Sequence[str], *, dry_run: bool, text: str = "") -> None:

@@ -117,7 +117,12 @@ def manifest(arguments: Namespace) -> dict[str, Any]:
         "name": "train",
         "image": arguments.image,
         "command": command,
-        "env": [{"name": "PYTHONUNBUFFERED", "value": "1"}, *environment],
+        "env": [
+            {"name": "PYTHONUNBUFFERED", "value": "1"},
+            # A pod's home ends with it; what one start compiled, the next one finds.
+            {"name": "JAX_COMPILATION_CACHE_DIR", "value": f"{arguments.shared}/compiled"},
+            *environment,
+        ],
         "resources": {"requests": resources, "limits": dict(resources)},
         "volumeMounts": [
             {"name": "shared", "mountPath": arguments.shared},

@@ -64,6 +64,8 @@ def remote_script(arguments: Namespace) -> str:
             f"else echo {job} does not run here; fi"
         )
     command = training_command(".venv/bin/python", arguments.rest, shared=arguments.shared)
+    # Process 0 alone writes what was compiled: where the others find it, they need not compile.
+    command = ["env", f"JAX_COMPILATION_CACHE_DIR={arguments.shared}/compiled", *command]
     shared = shlex.quote(arguments.shared)
     return (
         f"if {runs}; then echo {job} runs already >&2; exit 1; fi; "

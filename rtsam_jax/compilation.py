@@ -18,8 +18,10 @@ _SLOW = 1.0  # seconds of compilation from which a program is worth keeping
 def keep_compiled_programs() -> None:
     """Turns on JAX's persistent compilation cache, in the user's cache folder.
 
-    A resumed run, another run of the same shapes and every process of a pod but the first then find
-    what was compiled. Where `JAX_COMPILATION_CACHE_DIR` is set, empty for no cache, that holds.
+    A resumed run and another run of the same shapes then find what was compiled. Of several
+    processes the first alone writes: where hosts share no home folder, or lose it on a restart, let
+    `JAX_COMPILATION_CACHE_DIR` name one that they do. Where it is set, empty for no cache, that
+    holds.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return

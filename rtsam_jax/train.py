@@ -6,7 +6,7 @@ Trains, checkpoints, and scores the held-out cases. The same command resumes a r
   --preempted-status=N   exit status after SIGTERM, once all is saved; default 0
 
 SIGTERM and SIGINT end a run after the step it is in, saved; after SIGINT the exit status is 130.
-Outside the steps they end it at once, with nothing lost; SIGTERM with --preempted-status if given.
+Outside the steps they end it at once, with nothing lost.
 """
 
 from __future__ import annotations
@@ -238,8 +238,7 @@ def main() -> None:
     grain.config.update("py_debug_mode", False)
     status = 0
     with processes(multihost=options.multihost):
-        if options.preempted_status:
-            leave_on_sigterm(options.preempted_status)
+        leave_on_sigterm(options.preempted_status)
         try:
             run(cfg)
         except RunStopped as stopped:

@@ -284,7 +284,12 @@ def _leave(status: int) -> NoReturn:
 
 
 def _printed(error: BaseException) -> int:
-    """Prints an error as a command does, and gives the command's exit status, which is not 0."""
+    """Prints an error as a command does, and gives the command's exit status.
+
+    It is 0 only where that was asked for (`stopping.leave_on_sigterm`).
+    """
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
 
     def fail() -> NoReturn:
         raise error

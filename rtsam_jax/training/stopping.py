@@ -45,9 +45,9 @@ class StopRequest:
 
 
 def leave_on_sigterm(status: int) -> None:
-    """From now on SIGTERM ends the process, with a status of its own; `stop_request` goes first.
+    """From now on SIGTERM ends the process with this status; `stop_request` goes first.
 
-    For whoever starts it again by that status. There is nothing to save outside the steps.
+    There is nothing to save outside the steps.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:

@@ -267,7 +267,8 @@ def test_a_tpu_slice_as_a_jobset() -> None:
     assert container["command"][3:] == [*EXPECTED, f"--preempted-status={PREEMPTED}"]
     assert container["volumeMounts"] == [{"name": "shared", "mountPath": "/mnt/rtsam"}]
     assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "disk"}
-    assert not any(entry["name"].startswith("JAX_") for entry in container["env"])
+    of_jax = {e["name"]: e["value"] for e in container["env"] if e["name"].startswith("JAX_")}
+    assert of_jax == {"JAX_COMPILATION_CACHE_DIR": "/mnt/rtsam/compiled"}  # GKE names the hosts
 
 
 def test_machines_with_gpus_as_a_jobset() -> None:
@@ -380,6 +381,12 @@ def test_a_dry_run_says_what_would_be_done(
 def test_every_flag_is_explained(module: Any) -> None:
     parser: Parser = module.parser()
     assert all(action.help for action in parser._actions)
+
+
+@pytest.mark.parametrize("given", ["--preempted-status=75", "--preempted-status=42"])
+def test_the_status_that_a_cluster_waits_for_is_the_launchers(given: str) -> None:
+    with pytest.raises(ConfigError, match="--preempted-status is the launcher's"):
+        slurm.batch_script(slurm.parser().read([*SLURM, *TRAINING, given]))
 
 
 def test_a_cluster_command_that_is_not_there_or_fails(tmp_path: Path) -> None:

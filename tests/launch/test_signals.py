@@ -75,6 +75,22 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not(place: Pa
     assert_same(run, place / "whole")
 
 
+@pytest.mark.slow
+def test_a_run_that_is_stopped_while_it_is_scored_is_scored_again(place: Path) -> None:
+    run, score = place / "scored", "--config.evaluate=True"
+    command = train(place, "scored", score, "--preempted-status=75")
+    command.when(lambda: "evaluated 1/2 cases" in command.output)
+    command.process.terminate()
+    assert command.wait() == 75, command.output[-3000:]
+    assert saved(run) == STEPS and not list(run.rglob("cases.csv"))
+
+    command = train(place, "scored", score)
+    assert command.wait() == 0, command.output[-3000:]
+    assert f"resuming at step {STEPS}" in command.output
+    assert list(run.rglob("cases.csv"))
+    assert_same(run, place / "whole")
+
+
 def test_signals_wait_while_steps_are_taken() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(RunStopped) as caught, stop_request() as stop:
