@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -52,6 +53,19 @@ class Attention(nnx.Module):
         return self.proj(out.reshape(b, d, h, w, c))
 
 
+@jax.custom_vjp
+def summed_once(x: Array) -> Array:
+    """`x`, whose gradient is a sum that is made here, once.
+
+    Along the blocks gradients add up. XLA fuses such a chain of sums into each of its readers, and
+    each then adds all of it again: on a CPU a tenth of an encoder's backward pass.
+    """
+    return x
+
+
+summed_once.defvjp(lambda x: (x, None), lambda _, grad: (jax.lax.optimization_barrier(grad),))
+
+
 class Block(nnx.Module):
     """Pre-norm transformer block; `side` is the window's, or the grid's for global attention."""
 
@@ -68,7 +82,7 @@ class Block(nnx.Module):
         )
 
     def __call__(self, x: Array) -> Array:
-        x = placed(x, BATCH, None, None, None, None)
+        x = summed_once(placed(x, BATCH, None, None, None, None))
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
