@@ -63,8 +63,9 @@ def resample(
       array: [X, Y, Z], any real type.
       matrix: `index_map(source, target)`.
       target: shape of the target grid.
-      order: of the B-spline: 1, linear, or 3, cubic. A cubic rings at edges; what leaves the
-        array's range there is clipped to it, so that no HU is below air and no signal negative.
+      order: of the B-spline: 0, nearest voxel; 1, linear; 3, cubic. A cubic rings at edges; what
+        leaves the array's range there is clipped to it, so that no HU is below air and no signal
+        negative.
       fill: value outside the source grid's extent.
     """
     values = ndimage.affine_transform(

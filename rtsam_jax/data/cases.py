@@ -6,13 +6,13 @@ Whatever the file leaves in doubt is an error that names the case and the field.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
+from rtsam_jax.data.fields import check_fields, choice_of, fail, file_in, text_of
 from rtsam_jax.data.json_file import read_json, write_json
 from rtsam_jax.errors import DatasetSchemaError, MissingFile, SplitError
 from rtsam_jax.prompts.record import Scalar, check_names, check_record
@@ -29,7 +29,7 @@ RESERVED = "all"  # heads the row over every task in the tables (rtsam_jax.metri
 _DATASET_FIELDS = ("schema", "name", "kind", "description", "tasks", "cases")
 _TASK_FIELDS = ("modality", "title")
 _CASE_REQUIRED = ("id", "patient", "task", "image")
-_CASE_FIELDS = (*_CASE_REQUIRED, "dose", "label", "label_value", "record", "split")
+_CASE_FIELDS = (*_CASE_REQUIRED, "dose", "label", "label_value", "structures", "record", "split")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,14 @@ class TaskInfo:
     name: str
     modality: str  # of its images: "CT" | "MR"
     title: str  # for tables and figures
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A mask of something named, in which false positives are counted. The path is absolute."""
+
+    path: Path
+    value: int | None = None  # what is inside in a map of several structures; None: not zero
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Case:
     dose: Path | None = None
     label: Path | None = None
     label_value: int | None = None  # what is inside in a map of several structures; None: not zero
+    structures: dict[str, Structure] = field(default_factory=dict)
     record: dict[str, Scalar] = field(default_factory=dict)
     split: str | None = None
 
@@ -62,7 +71,7 @@ class Case:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Those of image, dose and label that it has."""
+        """Those of image, dose and label that it has; structures matter to scoring alone."""
         return tuple(path for path in (self.image, self.dose, self.label) if path is not None)
 
 
@@ -170,6 +179,8 @@ def check_patients(splits: Mapping[str, str], patients: Mapping[str, str], where
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
     return value.as_posix() if isinstance(value, Path) else value
 
 
@@ -184,8 +195,8 @@ def _parse(root: Path, document: Any, free_text: bool) -> Dataset:
             "convert the dataset as docs/dataset.md says."
         )
     where = f"{path}: the dataset"
-    _check_fields(document, _DATASET_FIELDS, _DATASET_FIELDS, where)
-    kind = _choice(document, "kind", KINDS, where)
+    check_fields(document, _DATASET_FIELDS, _DATASET_FIELDS, where)
+    kind = choice_of(document, "kind", KINDS, where)
     tasks = _parse_tasks(document["tasks"], path)
     entries = document["cases"]
     if not isinstance(entries, list) or not entries:
@@ -197,9 +208,9 @@ def _parse(root: Path, document: Any, free_text: bool) -> Dataset:
     _check_ids_and_splits(cases, path)
     return Dataset(
         root=root,
-        name=_text(document, "name", where),
+        name=text_of(document, "name", where),
         kind=kind,
-        description=_text(document, "description", where, empty=True),
+        description=text_of(document, "description", where, empty=True),
         tasks=tasks,
         cases=cases,
     )
@@ -212,14 +223,14 @@ def _parse_tasks(entries: Any, path: Path) -> tuple[TaskInfo, ...]:
     for name, entry in entries.items():
         where = f"{path}: task {name!r}"
         if not is_name(name):
-            _fail(where, "name", _NAME_RULE)
+            fail(where, "name", _NAME_RULE)
         if name == RESERVED:
-            _fail(where, "name", "another, since tables call the row over all tasks so")
+            fail(where, "name", "another, since tables call the row over all tasks so")
         if not isinstance(entry, dict):
             raise DatasetSchemaError(f"{where} must be an object with {_TASK_FIELDS}.")
-        _check_fields(entry, _TASK_FIELDS, _TASK_FIELDS, where)
-        modality = _choice(entry, "modality", MODALITIES, where)
-        tasks.append(TaskInfo(name, modality, _text(entry, "title", where)))
+        check_fields(entry, _TASK_FIELDS, _TASK_FIELDS, where)
+        modality = choice_of(entry, "modality", MODALITIES, where)
+        tasks.append(TaskInfo(name, modality, text_of(entry, "title", where)))
     return tuple(tasks)
 
 
@@ -229,23 +240,24 @@ def _parse_case(entry: Any, at: int, tasks: tuple[str, ...], path: Path, free_te
         raise DatasetSchemaError(f"{where} must be an object; see docs/dataset.md.")
     if isinstance(entry.get("id"), str):
         where = f"{path}: case {entry['id']!r}"
-    _check_fields(entry, _CASE_FIELDS, _CASE_REQUIRED, where)
+    check_fields(entry, _CASE_FIELDS, _CASE_REQUIRED, where)
     for key in ("id", "split"):
-        if key in entry and not is_name(_text(entry, key, where)):
-            _fail(where, key, _NAME_RULE, entry[key])
+        if key in entry and not is_name(text_of(entry, key, where)):
+            fail(where, key, _NAME_RULE, entry[key])
     files = {
-        key: _file(entry, key, where, path.parent)
+        key: file_in(entry, key, where, path.parent)
         for key in ("image", "dose", "label")
         if key in entry
     }
     value = entry.get("label_value")
-    if value is not None and (type(value) is not int or value == 0 or "label" not in entry):
-        _fail(where, "label_value", "a whole number other than 0, beside a label", value)
+    if value is not None and ("label" not in entry or not _is_mark(value)):
+        fail(where, "label_value", "a whole number other than 0, beside a label", value)
     return Case(
         id=entry["id"],
-        patient=_text(entry, "patient", where),
-        task=_choice(entry, "task", tasks, where),
+        patient=text_of(entry, "patient", where),
+        task=choice_of(entry, "task", tasks, where),
         label_value=value,
+        structures=_structures(entry.get("structures", {}), where, path.parent),
         record=_record(entry.get("record", {}), where, free_text),
         split=entry.get("split"),
         **files,
@@ -268,65 +280,40 @@ def _check_ids_and_splits(cases: tuple[Case, ...], path: Path) -> None:
     check_patients(splits, {case.id: case.patient for case in cases}, str(path))
 
 
-def _file(entry: Mapping[str, Any], key: str, where: str, root: Path) -> Path:
-    text = _text(entry, key, where)
-    rooted = PurePosixPath(text).is_absolute() or PureWindowsPath(text).anchor
-    # Checked on the text, not resolved: links inside the folder may lead to where the bytes are.
-    relative = os.path.normpath(text)
-    if rooted or "\0" in text or relative == ".." or relative.startswith(f"..{os.sep}"):
-        _fail(where, key, "a path relative to the dataset's folder that stays inside it")
-    if not (root / relative).is_file():
-        raise MissingFile(
-            f"{where}: field {key!r} names {text}, but there is no such file in {root}; "
-            "add the file or mend the path."
-        )
-    return root / relative
+def _structures(entries: Any, where: str, root: Path) -> dict[str, Structure]:
+    if not isinstance(entries, dict):
+        fail(where, "structures", "an object of a path, or of path and value, for each name")
+    found = {}
+    for name, entry in entries.items():
+        key = f"structures.{name}"
+        if not is_name(name):
+            fail(where, key, f"called by another name: {_NAME_RULE}")
+        parts = {"path": entry} if isinstance(entry, str) else entry
+        if not isinstance(parts, dict):
+            fail(where, key, "a path, or an object of path and value", entry)
+        check_fields(parts, ("path", "value"), ("path",), f"{where}: structure {name!r}")
+        value = parts.get("value")
+        if "value" in parts and not _is_mark(value):
+            fail(where, f"{key}.value", "a whole number other than 0", value)
+        found[name] = Structure(file_in({key: parts["path"]}, key, where, root), value)
+    return found
+
+
+def _is_mark(value: Any) -> bool:
+    """Whether a value can mark what is inside in a map of several structures."""
+    return type(value) is int and value != 0
 
 
 def _record(record: Any, where: str, free_text: bool) -> dict[str, Scalar]:
     if not isinstance(record, dict):
-        _fail(where, "record", "an object of texts, numbers and truth values")
+        fail(where, "record", "an object of texts, numbers and truth values")
     check_names(record, where)  # first: a list of numbers may be a box
     for key, value in record.items():
         if not isinstance(value, str | int | float) or not _finite(value):
-            _fail(where, f"record.{key}", "a text, a finite number or a truth value; omit unknowns")
+            fail(where, f"record.{key}", "a text, a finite number or a truth value; omit unknowns")
     check_record(record, where, free_text=free_text)
     return dict(record)
 
 
 def _finite(value: Scalar) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
-
-
-def _check_fields(
-    entry: Mapping[str, Any], known: tuple[str, ...], required: tuple[str, ...], where: str
-) -> None:
-    for key in entry:
-        if key not in known:
-            raise DatasetSchemaError(
-                f"{where}: field {key!r} is unknown; remove it or use one of {', '.join(known)}."
-            )
-    for key in required:
-        if key not in entry:
-            raise DatasetSchemaError(f"{where}: field {key!r} is missing; add it.")
-
-
-def _text(entry: Mapping[str, Any], key: str, where: str, *, empty: bool = False) -> str:
-    value = entry[key]
-    if not isinstance(value, str) or not (empty or value.strip()):
-        _fail(where, key, "a text" if empty else "a text that is not empty", value)
-    if value != value.strip():  # "p1 " would be another patient than "p1"
-        _fail(where, key, "a text without spaces around it", value)
-    return value
-
-
-def _choice(entry: Mapping[str, Any], key: str, allowed: Sequence[str], where: str) -> str:
-    value = entry[key]
-    if not isinstance(value, str) or value not in allowed:
-        _fail(where, key, "one of " + ", ".join(map(repr, allowed)), value)
-    return value
-
-
-def _fail(where: str, key: str, rule: str, value: Any = None) -> NoReturn:
-    found = "" if value is None else f" is {value!r}, but it"
-    raise DatasetSchemaError(f"{where}: field {key!r}{found} must be {rule}.")

@@ -98,27 +98,35 @@ def read_volume(path: str | Path, *, what: str = "image") -> Volume:
     return Volume(np.ascontiguousarray(array, np.float32), affine)
 
 
-def read_label(path: str | Path, value: int | None = None) -> Volume:
+def read_label(
+    path: str | Path,
+    value: int | None = None,
+    *,
+    what: str = "label",
+    field: str = "label_value",
+) -> Volume:
     """Reads a mask: bool.
 
     Args:
       path: as of `read_volume`.
       value: what is inside in a map of several structures; none of it is an empty mask. None: the
         file holds one structure, and inside is what is not zero.
+      what: the volume's part in its case, for messages.
+      field: of the case, where `value` is named, for messages.
 
     Raises:
       VolumeError: without `value`, several values other than zero; with it, or with several, any
         that is no whole number. Otherwise as `read_volume`.
     """
     path = Path(path)
-    volume = read_volume(path, what="label")
+    volume = read_volume(path, what=what)
     marked = volume.array[volume.array != 0]
     if value is None and (marked == marked[:1]).all():
         return Volume(volume.array != 0, volume.affine)
     broken = marked[marked != np.rint(marked)]
     if broken.size:
         raise VolumeError(
-            f"The label {path} holds {broken[0]:g}, but values in a map are whole numbers; store "
+            f"The {what} {path} holds {broken[0]:g}, but values in a map are whole numbers; store "
             "it as integers (a probability cut at one half)."
         )
     if value is None:
@@ -126,8 +134,8 @@ def read_label(path: str | Path, value: int | None = None) -> Volume:
         named = ", ".join(f"{v:.0f}" for v in values[:_NAMED])
         rest = f" and {values.size - _NAMED} more" if values.size > _NAMED else ""
         raise VolumeError(
-            f"The label {path} holds the values {named}{rest}; name the one that is inside as "
-            "the case's label_value, or store a mask of one structure."
+            f"The {what} {path} holds the values {named}{rest}; name the one that is inside as "
+            f"the case's {field}, or store a mask of one structure."
         )
     return Volume(volume.array == value, volume.affine)
 

@@ -56,6 +56,8 @@ STRUCTURES = {
     "parotid_right": ("right parotid gland (surrogate task)", "RightParotid", 3),
     "parotid_left": ("left parotid gland (surrogate task)", "LeftParotid", 4),
 }
+# Structures that are no task; predictions that reach into them are counted when scoring.
+ORGANS = {"brainstem": ("Brainstem", 1), "spinal_cord": ("SpinalCord", 2)}
 TASKS = tuple(TaskInfo(name, "CT", title) for name, (title, _, _) in STRUCTURES.items())
 DESCRIPTION = (
     "Surrogate: real head-and-neck CT and dose from OpenKBP; the tasks are whole organs, not "
@@ -80,11 +82,13 @@ class Patient:
       image: CT in HU.
       dose: in Gy.
       masks: task -> bool [X, Y, Z], of the structures that were contoured.
+      organs: of `ORGANS`, likewise.
     """
 
     image: Volume
     dose: Volume
     masks: dict[str, np.ndarray]
+    organs: dict[str, np.ndarray]
 
 
 def read_nifti_patient(folder: Path) -> Patient:
@@ -95,13 +99,18 @@ def read_nifti_patient(folder: Path) -> Patient:
     """
     image = read_volume(folder / "ct.nii.gz", what="CT")
     dose = read_volume(folder / "dose.nii.gz", what="dose")
-    organs = read_volume(folder / "oar.nii.gz", what="structures")
-    for volume, name in ((dose, "dose"), (organs, "oar")):
+    stored = read_volume(folder / "oar.nii.gz", what="structures")
+    for volume, name in ((dose, "dose"), (stored, "oar")):
         same = volume.shape == image.shape
         if not same or not np.allclose(volume.affine, image.affine, atol=1e-3):
             raise VolumeError(f"{folder / name}.nii.gz is not on the grid of ct.nii.gz beside it.")
-    masks = {task: organs.array == value for task, (_, _, value) in STRUCTURES.items()}
-    return Patient(image, dose, {task: mask for task, mask in masks.items() if mask.any()})
+    masks = {task: stored.array == value for task, (_, _, value) in STRUCTURES.items()}
+    organs = {name: stored.array == value for name, (_, value) in ORGANS.items()}
+    return Patient(image, dose, _contoured(masks), _contoured(organs))
+
+
+def _contoured(masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: mask for name, mask in masks.items() if mask.any()}
 
 
 def read_csv_patient(folder: Path) -> Patient:
@@ -115,13 +124,10 @@ def read_csv_patient(folder: Path) -> Patient:
         raise VolumeError(f"{folder / 'voxel_dimensions.csv'} must hold three positive lengths.")
     stored = _read_cube(folder / "ct.csv")
     dose = _read_cube(folder / "dose.csv")
-    masks = {}
-    for task, (_, name, _) in STRUCTURES.items():
-        path = folder / f"{name}.csv"
-        if path.is_file() and (mask := _read_cube(path, mask=True)).any():
-            masks[task] = mask > 0
+    masks = _read_masks(folder, {task: name for task, (_, name, _) in STRUCTURES.items()})
+    organs = _read_masks(folder, {organ: name for organ, (name, _) in ORGANS.items()})
     listed = (stored > 0) | (dose > 0)
-    for mask in masks.values():
+    for mask in (*masks.values(), *organs.values()):
         listed |= mask
     if not listed.any():
         raise VolumeError(f"{folder} lists no voxel at all; copy it again.")
@@ -136,6 +142,15 @@ def read_csv_patient(folder: Path) -> Patient:
         Volume(stored[window] + np.float32(HU_OFFSET), affine),
         Volume(dose[window], affine),
         {task: mask[window] for task, mask in masks.items()},
+        {organ: mask[window] for organ, mask in organs.items()},
+    )
+
+
+def _read_masks(folder: Path, names: dict[str, str]) -> dict[str, np.ndarray]:
+    """Masks of the structures that were contoured; `names` are those of their CSV files."""
+    paths = {key: folder / f"{name}.csv" for key, name in names.items()}
+    return _contoured(
+        {key: _read_cube(path, mask=True) > 0 for key, path in paths.items() if path.is_file()}
     )
 
 
@@ -272,14 +287,17 @@ def _convert(
 def _write_patient(
     root: Path, place: str, name: str, split: str, patient: Patient
 ) -> list[dict[str, Any]]:
-    """Writes image and dose once, one label per structure; returns the patient's cases."""
+    """Writes image and dose once, one mask per structure; returns the patient's cases."""
     image, dose = f"{place}/ct.nii.gz", f"{place}/dose.nii.gz"
     write_volume(root / image, patient.image, np.int16)
     write_volume(root / dose, patient.dose, np.float32)
+    masks = patient.masks | patient.organs
+    paths = {structure: f"{place}/{structure}.nii.gz" for structure in masks}
+    for structure, mask in masks.items():
+        volume = Volume(mask.astype(np.uint8), patient.image.affine)
+        write_volume(root / paths[structure], volume, np.uint8)
     cases = []
-    for task, mask in patient.masks.items():
-        label = f"{place}/{task}.nii.gz"
-        write_volume(root / label, Volume(mask.astype(np.uint8), patient.image.affine), np.uint8)
+    for task in patient.masks:
         cases.append(
             {
                 "id": f"{name}_{task}",
@@ -287,7 +305,8 @@ def _write_patient(
                 "task": task,
                 "image": image,
                 "dose": dose,
-                "label": label,
+                "label": paths[task],
+                "structures": {organ: paths[organ] for organ in patient.organs},
                 "record": {"site": "head and neck", "prescription_gy": 70.0},
                 "split": split,
             }

@@ -8,6 +8,7 @@ from rtsam_jax.data.cases import Case
 from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.preprocess import Grid, PreprocessSpec, require_coverage
 from rtsam_jax.data.scans import ScanSource, preprocess_scan, scan_source
+from rtsam_jax.data.structures import read_structures
 
 
 def check_held_out(
@@ -21,7 +22,8 @@ def check_held_out(
     Raises:
         MissingFile, UnreadableFile, VolumeError, NonFiniteVoxels: of a volume; see `read_volume`.
         IncompleteCase: a case has no dose.
-        NoOverlap, LabelNotCovering: a dose covers none, or a label not all, of its image.
+        NoOverlap, LabelNotCovering: a dose covers none, or a label not all, of its image; a
+            structure none of its label.
         ZeroDose, EmptyROI: no positive dose; none above the threshold on the model grid.
     """
     grids: dict[ScanSource, Grid] = {}  # a scan of several tasks is read once
@@ -33,4 +35,6 @@ def check_held_out(
             whole = preprocess_scan(scan, spec, name=case.id)
             whole.require_dose(name=case.id, purpose="scoring")
             grids[scan] = whole.grid
-        require_coverage(read_label(case.label, case.label_value), grids[scan], name=case.id)
+        label = read_label(case.label, case.label_value)
+        require_coverage(label, grids[scan], name=case.id)
+        read_structures(case, label)

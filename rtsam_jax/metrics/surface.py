@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from rtsam_jax.errors import VolumeError
+from rtsam_jax.metrics.crop import union_box
 from rtsam_jax.metrics.overlap import as_masks
 
 
@@ -94,26 +95,29 @@ def surface_distances(
     """
     prediction, truth = as_masks(prediction, truth)
     spacing = checked_spacing(spacing_mm, prediction.ndim)
-    boxes = ndimage.find_objects((prediction | truth).astype(np.uint8))
-    if not boxes:
-        nothing = np.empty(0)
-        return SurfaceDistances(nothing, nothing)
-    # Both surfaces lie in the union's box, and beyond it is background only: the crop is exact.
-    prediction, truth = prediction[boxes[0]], truth[boxes[0]]
-    borders = border(prediction), border(truth)
+    box = union_box(prediction, truth)
+    borders = border(prediction[box]), border(truth[box])
     return SurfaceDistances(
-        _directed(borders[0], borders[1], spacing), _directed(borders[1], borders[0], spacing)
+        directed_distances(borders[0], borders[1], spacing),
+        directed_distances(borders[1], borders[0], spacing),
     )
 
 
-def _directed(
+def directed_distances(
     start: NDArray[np.bool_], end: NDArray[np.bool_], spacing: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """From each voxel of `start` to the nearest of `end`, mm; infinite if `end` is empty."""
     if not end.any():
         return np.full(np.count_nonzero(start), np.inf)
-    distance = ndimage.distance_transform_edt(~end, sampling=spacing)
-    return np.asarray(distance[start], dtype=np.float64)
+    # Only where the nearest voxel is: distances are then computed where they are asked for, not in
+    # the whole box.
+    nearest = ndimage.distance_transform_edt(
+        ~end, sampling=spacing, return_distances=False, return_indices=True
+    )
+    squared = np.zeros(np.count_nonzero(start))
+    for index, at, length in zip(nearest, start.nonzero(), spacing, strict=True):
+        squared += ((index[start] - at) * length) ** 2
+    return np.sqrt(squared)
 
 
 def hd95(prediction: Any, truth: Any, *, spacing_mm: Sequence[float] | NDArray[Any]) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,8 @@ from typing import Any
 
 from rtsam_jax.data.failure import Failure
 from rtsam_jax.errors import MissingFile, UnreadableFile
-from rtsam_jax.metrics.summary import (
-    ALL_TASKS,
-    DISTANCES,
-    MEASURES,
-    CaseMetrics,
-    TaskSummary,
-    summarise,
-)
+from rtsam_jax.metrics.case import MEASURES, MORE_MEASURES, CaseMetrics
+from rtsam_jax.metrics.summary import ALL_TASKS, Aggregate, TaskSummary, summarise
 from rtsam_jax.report.files import written_whole
 
 Cell = str | int | float | bool | None
@@ -34,10 +29,18 @@ TITLES = {
     "recall": "Recall",
     "hd95_mm": "HD95 (mm)",
     "assd_mm": "ASSD (mm)",
+    "masd_mm": "MASD (mm)",
+    "nsd_1mm": "NSD at 1 mm",
+    "nsd_2mm": "NSD at 2 mm",
+    "volume_error_ml": "Volume error (mL)",
+    "volume_error_abs_ml": "Absolute volume error (mL)",
+    "lesion_precision": "Lesion precision",
+    "lesion_recall": "Lesion recall",
+    "lesion_f1": "Lesion F1",
 }
 MISS_NOTE = (
     "Mean ± standard deviation over cases. A missed case (one of prediction and truth empty) "
-    "enters HD95 and ASSD as its volume's diagonal; where both are empty, overlaps are 1 and "
+    "enters HD95, ASSD and MASD as its image's diagonal; where both are empty, overlaps are 1 and "
     "distances are left out."
 )
 
@@ -68,10 +71,7 @@ def render(table: Table) -> str:
     cells = [[_text(cell) for cell in row] for row in table.rows]
     header = [_escape(title) for title in table.header]
     widths = [max(3, *map(len, column)) for column in zip(header, *cells, strict=True)]
-    right = [
-        bool(table.rows) and all(_is_numeric(row[i]) for row in table.rows)
-        for i in range(len(widths))
-    ]
+    right = numeric_columns(table)
 
     def line(values: Sequence[str]) -> str:
         padded = [
@@ -88,20 +88,31 @@ def _escape(text: str) -> str:
 
 
 def _text(cell: Cell) -> str:
+    return _escape(shown(cell))
+
+
+def shown(cell: Cell) -> str:
+    """A cell as a reader sees it: numbers rounded, what is missing as a dash."""
     if cell is None:
         return "-"
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, float):
         return f"{cell:.3f}" if math.isfinite(cell) else {True: "-"}.get(math.isnan(cell), "inf")
-    return _escape(str(cell))
+    return str(cell)
+
+
+def numeric_columns(table: Table) -> list[bool]:
+    """Which columns hold numbers alone, and so stand to the right."""
+    columns = range(len(table.header))
+    return [bool(table.rows) and all(_is_numeric(row[i]) for row in table.rows) for i in columns]
 
 
 def _is_numeric(cell: Cell) -> bool:
-    """Numbers, and the texts that begin like one (`0.71 ± 0.10`)."""
+    """Numbers, and the texts that begin like one (`0.71 ± 0.10`, `+0.02`, `<0.001`)."""
     if isinstance(cell, str):
         head = cell.split(" ")[0]
-        return head in ("-", "inf") or head.lstrip("-").replace(".", "", 1).isdigit()
+        return head in ("-", "inf") or head.lstrip("<+-").replace(".", "", 1).isdigit()
     return True
 
 
@@ -121,66 +132,29 @@ def write_csv(table: Table, path: Path) -> None:
 def case_rows(metrics: Sequence[CaseMetrics]) -> Table:
     """One row per case with every field of `CaseMetrics`: what goes into the CSV."""
     names = tuple(field.name for field in dataclasses.fields(CaseMetrics))
-    return Table(names, tuple(tuple(getattr(item, name) for name in names) for item in metrics))
-
-
-def case_table(metrics: Sequence[CaseMetrics]) -> str:
-    """One line per case: its six measures, both volumes, and whether it was missed."""
-    header = ("Task", "Case", *TITLES.values(), "Pred. (mL)", "Truth (mL)", "Note")
     rows = []
     for item in metrics:
-        note = "missed" if item.missed else "both empty" if item.both_empty else ""
-        rows.append(
-            (
-                item.task,
-                item.case,
-                *(_number(getattr(item, m), m) for m in MEASURES),
-                f"{item.volume_pred_ml:.2f}",
-                f"{item.volume_truth_ml:.2f}",
-                note,
-            )
-        )
-    return render(Table(header, tuple(rows)))
+        values = {name: getattr(item, name) for name in names}
+        values["structures_ml"] = json.dumps(item.structures_ml, ensure_ascii=False)
+        rows.append(tuple(values.values()))
+    return Table(names, tuple(rows))
 
 
 def task_rows(methods: Mapping[str, Sequence[CaseMetrics]]) -> Table:
-    """One row per task and method: n, misses, and mean, std, median of each measure. For CSV."""
+    """One row per task and method: n, misses, and the `Aggregate` of every measure. For CSV."""
     header = ["task", "method", "n", "n_missed", "n_both_empty"]
-    for m in MEASURES:
-        header += [f"{m}_{part}" for part in ("n", "mean", "std", "median")]
+    for m in MEASURES + MORE_MEASURES:
+        header += [f"{m}_{part}" for part in Aggregate._fields]
     rows: list[tuple[Cell, ...]] = []
-    for task, method, summary in _summaries(methods):
+    for task, method, summary in task_summaries(methods):
         row: list[Cell] = [task, method, summary.n, summary.n_missed, summary.n_both_empty]
-        for m in MEASURES:
+        for m in MEASURES + MORE_MEASURES:
             row += list(summary.measures[m])
         rows.append(tuple(row))
     return Table(tuple(header), tuple(rows))
 
 
-def task_table(methods: Mapping[str, Sequence[CaseMetrics]]) -> str:
-    """The methods side by side, task by task: mean ± standard deviation, and the misses.
-
-    Args:
-      methods: Name of a method (the model, a trivial predictor) -> its cases. The methods stand in
-        this order below each task; the last task is `all`, left out where there is one task only.
-    """
-    header = ("Task", "Method", "n", "Missed", "Both empty", *TITLES.values())
-    listed = _summaries(methods)
-    several = len({task for task, _, _ in listed}) > 2
-    rows: list[tuple[Cell, ...]] = []
-    for task, method, summary in listed:
-        if task != ALL_TASKS or several:
-            spread = []
-            for m in MEASURES:
-                of = summary.measures[m]
-                std = f" ± {_number(of.std, m)}" if not math.isnan(of.std) else ""
-                spread.append(_number(of.mean, m) + std)
-            counts = (summary.n, summary.n_missed, summary.n_both_empty)
-            rows.append((task, method, *counts, *spread))
-    return render(Table(header, tuple(rows))) + f"\n{MISS_NOTE}\n"
-
-
-def _summaries(
+def task_summaries(
     methods: Mapping[str, Sequence[CaseMetrics]],
 ) -> list[tuple[str, str, TaskSummary]]:
     """(task, method, summary), task by task in order of appearance, `all` last."""
@@ -194,10 +168,21 @@ def _summaries(
     ]
 
 
-def _number(value: float, measure: str) -> str:
+def number(value: float, measure: str) -> str:
+    """A measure as tables show it: mm and mL to two decimals, shares to three."""
     if math.isnan(value):
         return "-"
-    return f"{value:.2f}" if measure in DISTANCES else f"{value:.3f}"
+    return f"{value:.2f}" if measure.endswith(("_mm", "_ml")) else f"{value:.3f}"
+
+
+# By the type of a field of `CaseMetrics`; none takes None, which stands for a cell that is lacking.
+_PARSE: dict[str, Callable[[str], Any]] = {
+    "str": str.__str__,
+    "int": int,
+    "float": lambda cell: math.nan if cell == "" else float(cell),
+    "bool": {"True": True, "False": False}.__getitem__,
+    "dict[str, float]": lambda cell: dict(json.loads(cell)),
+}
 
 
 def read_cases(path: Path) -> list[CaseMetrics]:
@@ -205,24 +190,25 @@ def read_cases(path: Path) -> list[CaseMetrics]:
 
     Raises:
         MissingFile: there is no such file.
-        UnreadableFile: it is not such a table.
+        UnreadableFile: it is not such a table, or one of an earlier version with fewer columns.
     """
     if not path.is_file():
         raise MissingFile(f"{path} does not exist; evaluate that run on the same split first.")
-    parse: dict[str, Callable[[str], Any]]
-    parse = {"str": str, "float": float, "bool": "True".__eq__}
+    fields = dataclasses.fields(CaseMetrics)
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [
-                CaseMetrics(
-                    **{
-                        field.name: parse[str(field.type)](row[field.name] or "nan")
-                        for field in dataclasses.fields(CaseMetrics)
-                    }
+            rows = csv.DictReader(file)
+            lacking = [field.name for field in fields if field.name not in (rows.fieldnames or ())]
+            if lacking:
+                raise UnreadableFile(
+                    f"{path} has no column {lacking[0]!r}, so an earlier version wrote it or it is "
+                    "no table of cases; evaluate that run again."
                 )
-                for row in csv.DictReader(file)
+            return [
+                CaseMetrics(**{f.name: _PARSE[str(f.type)](row[f.name]) for f in fields})
+                for row in rows
             ]
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UnreadableFile(
-            f"{path} is not a table of cases ({error}); write it again."
+            f"{path} is not a table of cases ({error}); evaluate that run again."
         ) from error

@@ -73,7 +73,7 @@ DATASETS: dict[str, BadInput] = {
     "an unknown field": _schema(
         d.with_beta(lable="beta_label.nii.gz"),
         "{root}/dataset.json: case 'beta': field 'lable' is unknown; remove it or use one of "
-        "id, patient, task, image, dose, label, label_value, record, split.",
+        "id, patient, task, image, dose, label, label_value, structures, record, split.",
     ),
     "a case without an image": _schema(
         d.with_beta(image=None),
@@ -151,6 +151,46 @@ DATASETS: dict[str, BadInput] = {
         d.with_beta(label=None, label_value=2),
         "{root}/dataset.json: case 'beta': field 'label_value' is 2, but it must be a whole "
         "number other than 0, beside a label.",
+    ),
+    "structures that are a list": _schema(
+        d.with_beta(structures=["beta_label.nii.gz"]),
+        "{root}/dataset.json: case 'beta': field 'structures' must be an object of a path, or of "
+        "path and value, for each name.",
+    ),
+    "a structure with a space in its name": _schema(
+        d.with_beta(structures={"spinal cord": "beta_label.nii.gz"}),
+        "{root}/dataset.json: case 'beta': field 'structures.spinal cord' must be called by "
+        "another name: letters, digits, '.', '_' and '-' only, 100 at most, a letter or digit "
+        "first.",
+    ),
+    "a structure that is a number": _schema(
+        d.with_beta(structures={"cord": 2}),
+        "{root}/dataset.json: case 'beta': field 'structures.cord' is 2, but it must be a path, "
+        "or an object of path and value.",
+    ),
+    "a structure with another field": _schema(
+        d.with_beta(structures={"cord": {"path": "beta_label.nii.gz", "label": 2}}),
+        "{root}/dataset.json: case 'beta': structure 'cord': field 'label' is unknown; remove it "
+        "or use one of path, value.",
+    ),
+    "a structure without a path": _schema(
+        d.with_beta(structures={"cord": {"value": 2}}),
+        "{root}/dataset.json: case 'beta': structure 'cord': field 'path' is missing; add it.",
+    ),
+    "a structure's value of zero": _schema(
+        d.with_beta(structures={"cord": {"path": "beta_label.nii.gz", "value": 0}}),
+        "{root}/dataset.json: case 'beta': field 'structures.cord.value' is 0, but it must be a "
+        "whole number other than 0.",
+    ),
+    "a structure outside the folder": _schema(
+        d.with_beta(structures={"cord": "../cord.nii.gz"}),
+        "{root}/dataset.json: case 'beta': field 'structures.cord' must be a path relative to the "
+        "dataset's folder that stays inside it.",
+    ),
+    "a structure's file is missing": _missing(
+        d.with_beta(structures={"cord": "cord.nii.gz"}),
+        "{root}/dataset.json: case 'beta': field 'structures.cord' names cord.nii.gz, but there "
+        "is no such file in {root}; add the file or mend the path.",
     ),
     "a record that names a person": _record(
         d.with_beta(record={"patient_name": "Roe"}),

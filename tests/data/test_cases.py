@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rtsam_jax.data.cases import Dataset, TaskInfo, load_dataset, write_dataset
+from rtsam_jax.data.cases import Dataset, Structure, TaskInfo, load_dataset, write_dataset
 from rtsam_jax.errors import DatasetSchemaError, MissingFile, RecordError, SplitError
 from rtsam_jax.metrics.summary import ALL_TASKS
 
@@ -58,6 +58,18 @@ def test_written_dataset_is_read_back(tmp_path: Path) -> None:
     assert (second.label, second.record, second.split) == (None, {}, None)
     with pytest.raises(DatasetSchemaError, match="no task 'crn'.*orn, ce"):
         dataset.task("crn")
+
+
+def test_structures_are_written_and_read_back(tmp_path: Path) -> None:
+    map_of_both = Path("label/1.nii.gz")
+    structures = {"cord": {"path": map_of_both, "value": 2}, "stem": "dose/1.nii.gz"}
+    first, second = write(tmp_path, [a_case(1, structures=structures), a_case(2)]).cases
+    assert first.structures == {
+        "cord": Structure(tmp_path / map_of_both, 2),
+        "stem": Structure(tmp_path / "dose/1.nii.gz"),
+    }
+    assert second.structures == {}
+    assert len(first.files) == 3  # training depends on none of them
 
 
 def test_the_documented_example_loads(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from rtsam_jax.data.nifti import Volume, read_label, read_volume, write_volume
 from rtsam_jax.errors import MissingFile, OutputExists, UnreadableFile
 
 SPACING = (4.0, 4.0, 2.5)
+CSV_NAMES = [*(about[1:] for about in openkbp.STRUCTURES.values()), *openkbp.ORGANS.values()]
 # First and last indices and count of RightParotid.csv of pt_1 in OpenKBP's public repository.
 PT_1_RIGHT_PAROTID = ([940210, 940342, 956594, 956725, 956726, 957115], 1055156, 136)
 PT_1_CT = {548513: 1017.0, 548514: 1007.0, 630444: 1482.0}
@@ -40,7 +41,7 @@ def write_csv_patient(folder: Path, image: Volume, dose: Volume, organs: np.ndar
     (folder / "voxel_dimensions.csv").write_text("".join(f"{v:.18e}\n" for v in image.spacing))
     write_sparse(folder / "ct.csv", uncrop(image.array - openkbp.HU_OFFSET, image.affine))
     write_sparse(folder / "dose.csv", uncrop(dose.array, dose.affine))
-    for _, name, value in openkbp.STRUCTURES.values():
+    for name, value in CSV_NAMES:
         if (organs == value).any():
             cube = uncrop(organs == value, image.affine)
             write_sparse(folder / f"{name}.csv", cube, mask=True)
@@ -58,12 +59,14 @@ def tiny_patient(seed: int, *, left: bool = True) -> tuple[Volume, Volume, np.nd
     organs[8:11, 4:7, 3:6] = 3
     if left:
         organs[1:4, 4:7, 2:5] = 4
+        organs[0:2, 0:3, 0:2] = 2
     organs[4:8, 7:9, 1:3] = 7
+    organs[5:8, 1:3, 5:7] = 1
     return Volume(image, affine), Volume(dose, affine), organs
 
 
 def write_both(root: Path) -> tuple[Path, Path]:
-    """The same two patients in both forms; the second has no left parotid."""
+    """The same two patients in both forms; the second has no left parotid and no cord."""
     for split, folder, name, left in (
         ("train", "train-pats", "pt_1", True),
         ("val", "validation-pats", "pt_201", False),
@@ -98,11 +101,18 @@ def test_both_forms_give_the_same_dataset(tmp_path: Path, capsys: pytest.Capture
         ("pt_201_parotid_right", "parotid_right", "pt_201", "val"),
     ]
     assert ours.cases[0].image == ours.cases[1].image
+    assert [sorted(c.structures) for c in ours.cases] == [["brainstem", "spinal_cord"]] * 3 + [
+        ["brainstem"]
+    ] * 2
     for a, b in zip(ours.cases, theirs.cases, strict=True):
         assert (a.id, a.split, a.record) == (b.id, b.split, b.record)
         for first, second in zip(read_case(a), read_case(b), strict=True):
             np.testing.assert_array_equal(first.array, second.array)
             np.testing.assert_allclose(first.affine, second.affine, atol=1e-4)
+        for name, structure in a.structures.items():
+            found = read_label(structure.path).array
+            assert found.any() and not (found & read_label(a.label).array).any()
+            np.testing.assert_array_equal(found, read_label(b.structures[name].path).array)
 
 
 def test_axes_of_the_cube() -> None:
@@ -128,9 +138,11 @@ def test_a_real_patient_round_trips_through_csv(data_pack: Path, tmp_path: Path)
             atol=1e-4,
         )
     assert set(original.masks) == set(again.masks) == set(openkbp.STRUCTURES)
-    for task, mask in original.masks.items():
+    assert set(original.organs) == set(openkbp.ORGANS)
+    theirs = again.masks | again.organs
+    for name, mask in (original.masks | original.organs).items():
         np.testing.assert_array_equal(
-            uncrop(mask, original.image.affine), uncrop(again.masks[task], again.image.affine)
+            uncrop(mask, original.image.affine), uncrop(theirs[name], again.image.affine)
         )
 
 

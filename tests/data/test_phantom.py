@@ -106,6 +106,17 @@ def test_side_and_air(dataset: Dataset) -> None:
         assert case.record["side"] == ("right" if lesion > body else "left")
 
 
+def test_the_airway_is_air_inside_the_head_and_holds_no_lesion(dataset: Dataset) -> None:
+    for case in dataset.cases:
+        image, label = read_volume(case.image), read_label(case.label or "")
+        airway = read_label(case.structures["airway"].path)
+        np.testing.assert_array_equal(airway.affine, image.affine)
+        soft = -400 if case.task == "orn" else 0.35 * np.median(image.array[image.array > 0])
+        assert image.array[airway.array].mean() < soft, case.id
+        assert 20 < airway.array.sum() * np.prod(image.spacing) / 1000 < 250, case.id  # mL
+        assert (airway.array & label.array).sum() < 0.1 * label.array.sum(), case.id
+
+
 def test_trivial_predictors_are_poor(
     prepared: list[tuple[Case, Preprocessed, np.ndarray]],
 ) -> None:

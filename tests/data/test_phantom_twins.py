@@ -130,8 +130,9 @@ def test_command_writes_the_label_that_the_side_names(
         stored = read_label(case.label).array.sum()
         asked = right if case.record["side"] == "right" else left
         assert stored == asked.label.array.sum() and case.record == asked.record
-        files = {path.name for path in case.label.parent.iterdir()}
-        assert files == {"image.nii.gz", "dose.nii.gz", "label.nii.gz"}  # the twin is not told
+        files = {path.name.removesuffix(".nii.gz") for path in case.label.parent.iterdir()}
+        assert files == {"image", "dose", "label", "airway"}  # the twin is not told
+        np.testing.assert_array_equal(right.airway.array, left.airway.array)
 
 
 def test_the_builder_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rtsam_jax import errors
-from rtsam_jax.data.cases import Case, load_dataset
+from rtsam_jax.data.cases import Case, Structure, load_dataset
 from rtsam_jax.data.nifti import Volume, read_volume, write_volume
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.evaluation import check
@@ -83,6 +83,20 @@ def test_a_case_that_cannot_be_scored(cases, kind, damage, error, named) -> None
     with pytest.raises(error, match=named):
         check_held_out(held_out, MODALITY, SPEC)
     with pytest.raises(error, match=named):  # nor does the scoring itself take it for a miss
+        list(score_cases(held_out, MODALITY, SPEC, {"none": lambda case, scan: 0 * scan.image}))
+
+
+def test_a_structure_that_cannot_be_used(cases) -> None:
+    first, *others = [case for case in cases if case.split == "test"]
+    organ = first.label.with_name("jaw.nii.gz")
+    shutil.copy(first.label, organ)
+    held_out = [dataclasses.replace(first, structures={"jaw": Structure(organ)}), *others]
+    check_held_out(held_out, MODALITY, SPEC)
+    elsewhere(organ)
+    named = "structure 'jaw' of p3_orn covers no voxel"
+    with pytest.raises(errors.NoOverlap, match=named):
+        check_held_out(held_out, MODALITY, SPEC)
+    with pytest.raises(errors.NoOverlap, match=named):
         list(score_cases(held_out, MODALITY, SPEC, {"none": lambda case, scan: 0 * scan.image}))
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rtsam_jax.data.cases import Case, load_dataset
-from rtsam_jax.data.nifti import Volume, write_volume
+from rtsam_jax.data.cases import Case, Structure, load_dataset
+from rtsam_jax.data.nifti import Volume, read_label, write_volume
 from rtsam_jax.data.pipeline import Neighbourhood
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.evaluation import scoring
-from rtsam_jax.evaluation.report import pick_for_figures
 from rtsam_jax.evaluation.scoring import score_cases, trivial_methods
-from rtsam_jax.metrics.summary import CaseMetrics
 from tests.tiny import SPACING, TASKS
 
 SPEC = PreprocessSpec(SPACING, 0.5)
@@ -62,6 +61,34 @@ def test_the_labels_own_grid_and_what_lies_outside_every_crop(tmp_path: Path) ->
     assert scored.metrics["none"].missed and scored.metrics["none"].dice == 0
 
 
+def test_false_positives_in_structures_and_the_images_diagonal(tmp_path: Path) -> None:
+    case, near, _ = finer_label(tmp_path)
+    # On the image's grid of 2 mm, where the label has 1 mm: half of all, and what holds the lesion.
+    half, lesion = np.zeros((2, 40, 40, 40), np.uint8)
+    half[:20], lesion[13:18, 13:18, 13:18] = 1, 1
+    structures = {}
+    for name, mask in (("half", half), ("lesion", lesion)):
+        path = tmp_path / f"{name}.nii.gz"
+        write_volume(path, Volume(mask, np.diag([2.0, 2.0, 2.0, 1.0])), np.uint8)
+        structures[name] = Structure(path)
+    case = dataclasses.replace(case, structures=structures)
+    # The label's grid ends beyond the image's, and is not what the diagonal is taken from.
+    wide = np.pad(read_label(case.label).array, ((0, 30), (0, 0), (0, 0)))
+    fine = np.diag([1.0, 1.0, 1.0, 1.0])
+    fine[:3, 3] = -0.5
+    write_volume(tmp_path / "l.nii.gz", Volume(wide, fine), np.uint8)
+    methods = {
+        "all": lambda c, s: np.ones(s.image.shape, np.float32),
+        "none": lambda c, s: 0 * s.image,
+    }
+    [scored] = score_cases([case], MODALITY, SPEC, methods)
+    found = scored.metrics["all"].structures_ml
+    assert found["half"] == pytest.approx((40 * 80 * 80 - near.sum()) / 1000)
+    assert found["lesion"] == 0
+    assert scored.metrics["none"].structures_ml == {"half": 0, "lesion": 0}
+    assert scored.metrics["none"].value("hd95_mm") == pytest.approx(80 * 3**0.5)
+
+
 def test_a_probability_of_one_half_is_foreground(tmp_path: Path) -> None:
     case, *_ = finer_label(tmp_path)
     methods = {
@@ -75,8 +102,6 @@ def test_a_probability_of_one_half_is_foreground(tmp_path: Path) -> None:
 def test_cases_without_a_label_are_left_out_and_scans_are_read_once(
     tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dataclasses
-
     cases = list(load_dataset(tiny_dataset).cases)
     cases[0] = dataclasses.replace(cases[0], label=None)
     read: list[str] = []
@@ -107,7 +132,8 @@ def test_trivial_methods_are_fitted_on_training_cases_only() -> None:
 
     class Scan:
         image, roi, background = cases[0].image, cases[0].roi, 0.0
-        require_dose = staticmethod(lambda **_: (Scan.roi, np.array([[3, 3, 3], [8, 8, 8]])))
+        anchor = np.array([[3, 3, 3], [8, 8, 8]])
+        require_dose = staticmethod(lambda **_: (Scan.roi, Scan.anchor))
 
     def predicted(name: str, task: str, scan=Scan) -> np.ndarray:
         return methods[name](Case("c", "p", task, Path("i"), Path("d")), scan) >= 0.5
@@ -118,15 +144,3 @@ def test_trivial_methods_are_fitted_on_training_cases_only() -> None:
     # On the bright image, the dark task's threshold finds nothing bright; its atlas is unmoved.
     np.testing.assert_array_equal(predicted("location atlas", "ce"), cases[1].label > 0)
     assert not (predicted("intensity threshold", "ce") & (cases[0].label > 0)).any()
-
-
-def metrics(dice: float) -> CaseMetrics:
-    return CaseMetrics("c", "p", "t", dice, 0, 0, 0, 0, 0, 0, 0, False, False, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"), [(0, []), (1, [0]), (2, [0, 1]), (3, [0, 3, 1]), (9, [0, 2, 3, 4, 1])]
-)
-def test_figures_show_the_best_and_the_worst(count: int, expected: list[int]) -> None:
-    found = pick_for_figures([metrics(d) for d in (0.9, 0.1, 0.8, 0.5, 0.3)], count)
-    assert found == expected

@@ -45,9 +45,10 @@ FIELD_MM = (188.0, 224.0, 200.0)
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """One synthetic patient; image and label share a grid, the dose has its own.
+    """One synthetic patient; image, label and airway share a grid, the dose has its own.
 
-    `twin` is the look-alike that is not asked for; no file holds it.
+    `airway` is the air inside the skin, sinuses included: no place for an injury. `twin` is the
+    look-alike that is not asked for; no file holds it.
     """
 
     id: str
@@ -55,6 +56,7 @@ class PhantomCase:
     image: Volume
     dose: Volume
     label: Volume
+    airway: Volume
     record: dict[str, Any]
     twin: Volume | None = None
 
@@ -74,6 +76,7 @@ def make_case(index: int, *, seed: int = 0, twins: bool = False) -> PhantomCase:
     canvas = Canvas(frame, tissue_values(rng, contrast))
     anatomy = paint_head(canvas, rng)
     plan = (plan_twins if twins else plan_one)(rng, canvas, anatomy, task)
+    airway = canvas.mask("air") & (anatomy.body < 0)  # before a lesion brings gas of its own
     painted = np.logical_or.reduce([lesion.label for lesion in plan.lesions])
     lesions.paint(canvas, painted, plan.distance, task, rng)
     image = Volume(
@@ -101,6 +104,7 @@ def make_case(index: int, *, seed: int = 0, twins: bool = False) -> PhantomCase:
         image=reorder(image, axes),
         dose=dose,
         label=labels[asked],
+        airway=reorder(Volume(airway.astype(np.uint8), frame.affine), axes),
         record=record,
         twin=labels[1 - asked] if twins else None,
     )
@@ -163,8 +167,16 @@ def build(root: Path, *, cases: int = 60, seed: int = 0, twins: bool = False) ->
 
 def _write_case(root: Path, case: PhantomCase) -> dict[str, Any]:
     paths = {part: f"{case.id}/{part}.nii.gz" for part in ("image", "dose", "label")}
+    airway = f"{case.id}/airway.nii.gz"
     write_volume(root / paths["image"], case.image, np.int16)
     write_volume(root / paths["dose"], case.dose, np.float32)
     write_volume(root / paths["label"], case.label, np.uint8)
-    patient = case.id.rsplit("_", 1)[0]
-    return {"id": case.id, "patient": patient, "task": case.task, **paths, "record": case.record}
+    write_volume(root / airway, case.airway, np.uint8)
+    return {
+        "id": case.id,
+        "patient": case.id.rsplit("_", 1)[0],
+        "task": case.task,
+        **paths,
+        "structures": {"airway": airway},
+        "record": case.record,
+    }
