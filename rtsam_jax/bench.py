@@ -6,8 +6,8 @@ refinement from a ready embedding (`refine`); the whole training step, frozen en
 and 3 x 4 clicks (`step`); one crop's prediction (`predict`), and one more click on it (`click`).
 `augment` is set against MONAI's transforms; `input` says whether training waits for its input;
 `views` what an embedding cache saves of a step.
-`scale` is not among `all`: it builds a simulated index of 22,000 volumes and 143,000 masks, and
-measures start-up and memory.
+Not among `all`: `scale` builds a simulated index of 22,000 volumes and 143,000 masks, and measures
+start-up and memory; `measures` scores 200 simulated cases of 128^3, with MONAI's distances beside.
 
 Rivals are `medim` (eager), `medim-compile` (encoder, decoder and loss under torch.compile),
 `medim-packed` (eager, with our padding-free attention) and `monai`. On a GPU both sides use it.
@@ -16,6 +16,7 @@ Rivals are `medim` (eager), `medim-compile` (encoder, decoder and loss under tor
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shlex
 import sys
@@ -43,7 +44,8 @@ from rtsam_jax.benchmark.embedding_cache import time_embedding_cache, views_tabl
 from rtsam_jax.benchmark.figure import draw
 from rtsam_jax.benchmark.input import InputTiming, time_input
 from rtsam_jax.benchmark.matrix_rate import matrix_rate
-from rtsam_jax.benchmark.record import Record, text, write_json, write_markdown
+from rtsam_jax.benchmark.measures import MeasuresTiming, measures_table, time_measures
+from rtsam_jax.benchmark.record import KIND, Record, text, write_json, write_markdown
 from rtsam_jax.benchmark.scale import ScaleTiming, measure_scale
 from rtsam_jax.benchmark.sweeps import TITLES as SWEEPS
 from rtsam_jax.benchmark.sweeps import run_sweep
@@ -51,6 +53,7 @@ from rtsam_jax.benchmark.tables import input_table, scale_table
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.errors import run_command
 from rtsam_jax.models.presets import PRESETS, get_spec
+from rtsam_jax.report.section import require_section
 from rtsam_jax.report.tables import Table
 
 VOLUMES, MASKS = 22_000, 143_000  # of SAM-Med3D's training data
@@ -73,22 +76,26 @@ def _scale(cfg: ExperimentConfig, rounds: int) -> ScaleTiming:
     return measure_scale(VOLUMES, MASKS)
 
 
+def _measures(cfg: ExperimentConfig, rounds: int) -> MeasuresTiming:
+    return time_measures(rounds)
+
+
 ALONE = {
     "input": Alone(_input, input_table),
     "views": Alone(time_embedding_cache, views_table),
     "scale": Alone(_scale, scale_table),
+    "measures": Alone(_measures, measures_table),
 }
 ALL = (*CASES, "input", "views")
 
 
-def run_bench(arguments: argparse.Namespace) -> Record:
-    """Times what the command line asks for, one case after the other."""
-    preset, batch, dtype = arguments.preset, arguments.batch, arguments.dtype
+def run_bench(arguments: argparse.Namespace, record: Record) -> None:
+    """Times what the command line asks for, one case after the other, into `record`."""
+    preset, batch, dtype = record.preset, arguments.batch, record.dtype
     rounds, rivals = arguments.rounds, Rivals.asked(arguments.rival)
+    rivals = dataclasses.replace(rivals, left_out=record.left_out)
     asked = arguments.case or ([] if arguments.sweep else ["all"])
     cases = [*dict.fromkeys(name for case in asked for name in (ALL if case == "all" else [case]))]
-    command = ["python", "-m", "rtsam_jax.bench", *arguments.given]
-    record = Record(shlex.join(command), preset, dtype)
 
     def trace(case: str) -> Path | None:
         return arguments.profile / case if arguments.profile else None
@@ -115,14 +122,12 @@ def run_bench(arguments: argparse.Namespace) -> Record:
     for of in arguments.sweep:
         cfg = bench_config(preset, batch, dtype)
         record.sweeps.append(run_sweep(of, cfg, rounds, rivals))
-    return record
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    arguments.given = sys.argv[1:] if argv is None else argv
     # Both before the first use of a device: torch gets its share of a GPU's memory, and compile
     # times are those of a compilation.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -130,17 +135,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     cached = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        record = run_bench(arguments)
+        backend = jax.default_backend()
+        section = arguments.section or backend
+        if arguments.markdown:  # before what may take an hour
+            require_section(arguments.markdown, KIND, section)
+        dtype = arguments.dtype or ("bfloat16" if backend == "gpu" else "float32")
+        given = sys.argv[1:] if argv is None else argv
+        command = shlex.join(["python", "-m", "rtsam_jax.bench", *given])
+        record = Record(command, arguments.preset, dtype)
+        try:
+            run_bench(arguments, record)
+        finally:  # what was measured before an error is not lost
+            print(text(record))
     finally:
         jax.config.update("jax_enable_compilation_cache", cached)
-    print(text(record))
     if arguments.json:
         write_json(record, arguments.json)
-    if arguments.png:
-        draw(record, arguments.png)
+    drawn = bool(arguments.png) and draw(record, arguments.png)
     if arguments.markdown:
-        section = arguments.section or jax.default_backend()
-        write_markdown(record, arguments.markdown, section, arguments.png)
+        write_markdown(record, arguments.markdown, section, arguments.png if drawn else None)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,10 +180,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--dtype",
         choices=("float32", "bfloat16"),
-        default="float32",
-        help="of products; bfloat16 is autocast in torch",
+        help="of products, bfloat16 being autocast in torch; default: bfloat16 on a GPU",
     )
-    add("--profile", type=Path, metavar="DIR", help="a trace of our side of each case in DIR/CASE")
+    add("--profile", type=Path, metavar="DIR", help="our side's traces of model cases and augment")
     add("--json", type=Path, help="file to write every number to")
     add("--png", type=Path, help="file to draw times, ratios and sweeps into")
     add("--markdown", type=Path, help="document to put the tables into, between its marks")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rtsam_jax import bench
-from rtsam_jax.benchmark import devices, sweeps
+from rtsam_jax.benchmark import devices, measures, sweeps
 from rtsam_jax.benchmark.cases import Result, Rivals, bench_config, run_case
 from rtsam_jax.benchmark.flops import (
     decoder_flop,
@@ -69,6 +69,22 @@ def test_the_command_prints_tables_and_writes_every_number(
     fed = found["input"]
     assert fed["batch"] == 2 and 0 <= fed["waited"] < 1
     assert min(fed["record_mb"], fed["read_ms"], fed["step_ms"], fed["loop_ms"]) > 0
+
+
+@pytest.mark.filterwarnings("ignore:monai:FutureWarning")  # of its own calls
+def test_measures_scores_simulated_cases_of_every_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "SIDE", 24)
+    monkeypatch.setattr(measures, "CASES", 3)
+    monkeypatch.setattr(measures, "KINDS", {"small": (2.0, 4.0, 3), "large": (8.0, 10.0, 1)})
+    bench.main(["--case", "measures", "--rounds", "2", "--json", str(tmp_path / "bench.json")])
+    assert "| Truth |" in " ".join(capsys.readouterr().out.split())
+    kinds = json.loads((tmp_path / "bench.json").read_text())["measures"]["kinds"]
+    assert [kind["kind"] for kind in kinds] == ["small", "large"]
+    for kind in kinds:
+        assert len(kind["cpu_seconds"]) == 3 and min(kind["cpu_seconds"]) >= 0
+        assert len(kind["monai_cpu_seconds"]) in (0, 2)  # none without MONAI
 
 
 def test_scale_measures_a_fresh_process_on_a_simulated_index(

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from rtsam_jax import bench
+from rtsam_jax.benchmark.cases import Result
 from rtsam_jax.benchmark.profile import describe, summarise
-from rtsam_jax.benchmark.record import Record, write_markdown
+from rtsam_jax.benchmark.record import Record, text, write_markdown
+from rtsam_jax.benchmark.sweeps import Sweep
+from rtsam_jax.benchmark.timing import Timing
 from rtsam_jax.errors import UnreadableFile
 
 HLO = """HloModule jit_f
@@ -87,3 +91,23 @@ def test_a_document_that_is_missing_is_begun(tmp_path: Path) -> None:
     assert "](images/bench.png)" in text
     assert "second, float32" in text and "first" not in text
     assert text.count("<!-- bench cpu -->") == 1
+
+
+def test_a_rival_that_fails_at_one_point_of_a_sweep_is_named() -> None:
+    timing = Timing("rtsam_jax", 1.0, 1.0, seconds=[1.0], cpu_seconds=[1.0])
+    lost = Result("step", 8, [timing], [], ["medim failed in step: MemoryError"])
+    record = Record("command", "small", "float32")
+    record.sweeps = [Sweep("batch", [("1", [Result("step", 1, [timing], [])]), ("8", [lost])])]
+    assert [line for line in text(record).splitlines() if "failed" in line] == [
+        "medim failed in step: MemoryError at 8"
+    ]
+
+
+def test_a_document_without_marks_is_told_before_anything_is_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = tmp_path / "performance.md"
+    document.write_text("No marks.\n")
+    monkeypatch.setattr(bench, "run_bench", lambda *_: pytest.fail("timed"))
+    with pytest.raises(UnreadableFile, match="add both"):
+        bench.main(["--markdown", str(document)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import shutil
 import sys
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from rtsam_jax.benchmark import augmentation, cases, packed, recipe
 from rtsam_jax.benchmark.cases import Rivals, bench_config, model_sides, run_augmentation, run_case
 from rtsam_jax.benchmark.ours import synthetic_batch
+from rtsam_jax.benchmark.record import Record, text
 from rtsam_jax.benchmark.rival import RivalSide, TorchModel
 from rtsam_jax.config import ExperimentConfig, LossConfig
 from rtsam_jax.errors import ConfigError, ExtraMissing
@@ -84,6 +86,29 @@ def test_a_rivals_step_moves_its_decoder() -> None:
     assert not torch.equal(before, rival.model.mask_decoder.mask_tokens.weight)
 
 
+@pytest.mark.slow
+def test_compiling_changes_no_value() -> None:
+    torch = pytest.importorskip("torch")
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs g++ on a CPU")
+    eager = side("medim")
+    compiled = RivalSide(TorchModel(eager.cfg), "medim-compile")
+    compiled.model.load_state_dict(eager.model.state_dict())
+    batch, values = synthetic_batch(32, 2), []
+    for rival in (eager, compiled):
+        label, roi = rival._masks(batch)
+        with torch.no_grad():
+            embedding = rival._encoder()(rival._image(batch))
+        loss, *logits = rival._pass()(embedding, None, rival._no_mask(2), label, roi)
+        loss.backward()
+        gradients = [p.grad for p in rival.model.mask_decoder.parameters() if p.grad is not None]
+        values.append([embedding, loss, *logits, *gradients])
+    assert len(values[0]) > 30
+    for a, b in zip(*values, strict=True):
+        assert float((a - b).norm()) <= 1e-4 * float(a.norm()) + 1e-7
+    assert compiled.step(batch).compile_s > 0
+
+
 def test_autocast_computes_in_bfloat16() -> None:
     pytest.importorskip("torch")
     pytest.importorskip("medim")
@@ -136,17 +161,17 @@ def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     assert len(model_sides(bench_config("small", 1), AUTO)) == 1
 
 
-def test_by_default_a_missing_rival_is_left_out_and_said(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_by_default_a_missing_rival_is_left_out_and_said() -> None:
     def missing() -> None:
         raise ExtraMissing("no module named medim; install it.")
 
-    assert cases.optional("medim", AUTO, missing) == []
-    assert "Left out: no module named medim" in capsys.readouterr().out
-    for names in (["none"], ["monai"]):
-        assert cases.optional("medim", Rivals.asked(names), missing) == []
-    assert capsys.readouterr().out == ""
+    said = ["Left out: no module named medim; install it."]
+    for names, expected in ((["auto"], said), (["none"], []), (["monai"], [])):
+        rivals = Rivals.asked(names)
+        assert cases.optional("medim", rivals, missing) == []
+        assert rivals.left_out == expected
+        record = Record("command", "small", "float32", left_out=rivals.left_out)
+        assert ("Left out" in text(record)) == bool(expected)
     with pytest.raises(ExtraMissing):
         cases.optional("medim", Rivals.asked(["auto", "medim"]), missing)
 

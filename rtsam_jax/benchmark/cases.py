@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from rtsam_jax.benchmark.augmentation import monai_augment, our_augment, source_volume
 from rtsam_jax.benchmark.ours import OurSide, synthetic_batch
@@ -37,11 +37,17 @@ RIVALS = (*TORCH_RIVALS, "monai")
 Side = TypeVar("Side")
 
 
-class Rivals(NamedTuple):
-    """Of `RIVALS`: those that must take part, and those that do where they can be had."""
+@dataclass(frozen=True)
+class Rivals:
+    """Of `RIVALS`: those that must take part, and those that do where they can be had.
+
+    Attributes:
+        left_out: of those that were tried, which cannot be had and why.
+    """
 
     named: frozenset[str] = frozenset()
     tried: frozenset[str] = frozenset()
+    left_out: list[str] = field(default_factory=list)
 
     @classmethod
     def asked(cls, names: Sequence[str]) -> Rivals:
@@ -104,7 +110,8 @@ def optional(name: str, rivals: Rivals, make: Callable[[], Side]) -> list[Side]:
     try:
         return [make()]
     except (ExtraMissing, ConfigError) as reason:
-        print(f"Left out: {reason}\n")
+        if (line := f"Left out: {reason}") not in rivals.left_out:
+            rivals.left_out.append(line)
         return []
 
 

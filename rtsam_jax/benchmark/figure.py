@@ -25,14 +25,14 @@ _LINES = {"encoder": "-", "step": "--"}
 _BAR, _GAP = 0.24, 0.35  # inches per bar, and between cases
 
 
-def draw(record: Record, path: Path) -> None:
-    """Writes the picture; panels for what was measured only."""
+def draw(record: Record, path: Path) -> bool:
+    """Writes the picture, panels for what was measured only; False where there is none to draw."""
     bars = sum(len(result.timings) for result in record.results)
     height = _BAR * bars + _GAP * len(record.results) + 1.2 if bars else 0.0
     sweep_rows = -(-len(record.sweeps) // 2)
     rows = [height] * bool(bars) + [3.2] * sweep_rows
     if not rows:
-        return
+        return False
     figure = Figure(figsize=(10, sum(rows)), layout="constrained")
     grid = figure.add_gridspec(len(rows), 2, height_ratios=rows)
     if bars:
@@ -43,6 +43,7 @@ def draw(record: Record, path: Path) -> None:
         place = grid[row + bool(bars), :] if alone else grid[row + bool(bars), column]
         _draw_sweep(figure.add_subplot(place), sweep)
     save(figure, path)
+    return True
 
 
 def _draw_cases(axes: Any, results: list[Result], rate: float | None) -> None:

@@ -182,7 +182,7 @@ class OurSide:
         return Contender(SIDE, run, None, flop, device_peak=_device_peak)
 
     def click(self, batch: Sample) -> Contender:
-        """Decodes again with one more click, from the kept embedding and the last logits."""
+        """Decodes again with one more click, from a kept embedding and a mask of zeros."""
         spec, samples = self.spec, jax.tree.map(lambda x: jnp.asarray(x[:1]), batch)
         embedding = _embedding(spec.grid, spec.prompt_width, 1)
         mask = jnp.zeros((1, *(spec.mask_size,) * 3, 1))

@@ -26,21 +26,18 @@ def loss(torch: Any, logits: Any, label: Any, roi: Any, cfg: LossConfig) -> Any:
     """The sum of `rtsam_jax.losses.segmentation_loss`, mean over the batch."""
     axes, truth = (1, 2, 3), label.float()
     p = torch.sigmoid(logits)
+    hit = p * truth  # every product of volumes is made once: they are what a loss costs
 
-    def overlap_loss(inside: Any, alpha: float, beta: float) -> Any:
-        hit = (p * truth * inside).sum(axes)
-        excess = (p * (1 - truth) * inside).sum(axes)
-        missed = ((1 - p) * truth * inside).sum(axes)
-        error = alpha * excess + beta * missed
-        return error / (hit + error + cfg.epsilon)
+    def dice_loss(hits: Any, sizes: Any) -> Any:
+        return 1 - (2 * hits + cfg.epsilon) / (sizes + cfg.epsilon)
 
-    def dice_loss(inside: Any) -> Any:
-        hit = (p * truth * inside).sum(axes)
-        sizes = ((p + truth) * inside).sum(axes)
-        return 1 - (2 * hit + cfg.epsilon) / (sizes + cfg.epsilon)
-
-    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth)
     inside = roi.float()
-    tversky = overlap_loss(inside, cfg.alpha, cfg.beta) ** cfg.gamma
-    focus = cfg.dice * dice_loss(inside) + cfg.focal_tversky * tversky
-    return focus.mean() + cfg.dice_ce * (dice_loss(torch.ones_like(inside)).mean() + entropy)
+    hits, predicted = (hit * inside).sum(axes), (p * inside).sum(axes)
+    true = (truth * inside).sum(axes)
+    error = cfg.alpha * (predicted - hits) + cfg.beta * (true - hits)
+    tversky = (error / (hits + error + cfg.epsilon)) ** cfg.gamma
+    focus = cfg.dice * dice_loss(hits, predicted + true) + cfg.focal_tversky * tversky
+
+    crop = dice_loss(hit.sum(axes), p.sum(axes) + truth.sum(axes))
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth)
+    return focus.mean() + cfg.dice_ce * (crop.mean() + entropy)

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from rtsam_jax.benchmark.tables import (
     time_table,
     work_table,
 )
-from rtsam_jax.errors import UnreadableFile
 from rtsam_jax.report.files import written_whole
+from rtsam_jax.report.machine import cpu_name
+from rtsam_jax.report.section import write_section
 from rtsam_jax.report.tables import Table, render
 
 SCHEMA_VERSION = 2
+KIND = "bench"  # of the sections of documents that it writes
 MEMORY_NOTE = (
     "Peak RSS is of the whole process, which holds the models of all sides, while one of them "
     "runs; XLA temp is what our program needs for intermediate results, by XLA's own analysis; "
@@ -46,6 +48,7 @@ class Record:
         matrix_rate: FLOP/s of a plain product in the same run; None where no model was timed.
         more: of cases that are no comparison, by name: what was measured, and its table.
         profiles: of our side, by case.
+        left_out: rivals that cannot be had, and why.
     """
 
     command: str
@@ -56,20 +59,16 @@ class Record:
     sweeps: list[Sweep] = field(default_factory=list)
     more: dict[str, tuple[Any, Table]] = field(default_factory=dict)
     profiles: dict[str, list[Share]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
 def machine() -> dict[str, Any]:
     """Where the numbers are from."""
     packages = ("jax", "jaxlib", "flax", "torch", "medim", "monai")
     versions = {d.name: d.version for d in importlib.metadata.distributions() if d.name in packages}
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = named[0].partition(":")[2].strip() if named else cpu
     device = jax.devices()[0]
     return {
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "threads": len(os.sched_getaffinity(0)),
         "device": f"{device.device_kind} ({device})",
         "python": platform.python_version(),
@@ -91,12 +90,12 @@ def _blocks(record: Record) -> Iterator[str]:
         f"{where['device']}; Python {where['python']}, {versions}. Times are medians over the "
         f"rounds; sides take turns.\n"
     )
+    yield from (f"{line}\n" for line in record.left_out)
     if record.results:
         yield render(time_table(record.results))
         if any(result.ratios for result in record.results):
             yield render(ratio_table(record.results))
-        for result in record.results:
-            yield from (f"{line}\n" for line in result.failed)
+        yield from _failed(record.results)
         yield render(work_table(record.results, record.matrix_rate))
         yield MEMORY_NOTE + "\n"
     if record.matrix_rate:
@@ -107,9 +106,16 @@ def _blocks(record: Record) -> Iterator[str]:
     for sweep in record.sweeps:
         yield f"Against {TITLES[sweep.of]}:\n"
         yield render(sweep_table(sweep))
+        for at, results in sweep.points:
+            yield from _failed(results, f" at {at}")
     for case, shares in record.profiles.items():
         yield f"Where `{case}` spends its time, by a trace of it (summed over threads):\n"
         yield render(profile_table(shares))
+
+
+def _failed(results: Sequence[Result], where: str = "") -> Iterator[str]:
+    for result in results:
+        yield from (f"{line}{where}\n" for line in result.failed)
 
 
 def write_json(record: Record, path: Path) -> None:
@@ -132,6 +138,7 @@ def write_json(record: Record, path: Path) -> None:
             }
             for sweep in record.sweeps
         ],
+        "left_out": record.left_out,
         "profiles": {
             case: [share._asdict() for share in shares] for case, shares in record.profiles.items()
         },
@@ -150,16 +157,7 @@ def write_markdown(record: Record, path: Path, section: str, figure: Path | None
     Raises:
         UnreadableFile: the document lacks one of the marks.
     """
-    begin, end = f"<!-- bench {section} -->", f"<!-- end of bench {section} -->"
-    document = path.read_text(encoding="utf-8") if path.exists() else f"{begin}\n{end}\n"
-    before, found, rest = document.partition(begin + "\n")
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise UnreadableFile(
-            f"{path} has no lines {begin} and {end} for the tables to stand between; add both."
-        )
     tables = text(record)
     if figure:
         tables += f"\n![Times by case and side]({os.path.relpath(figure, path.parent)})\n"
-    with written_whole(path) as beside:
-        beside.write_text(f"{before}{begin}\n\n{tables}\n{end}{after}", encoding="utf-8")
+    write_section(path, KIND, section, tables)

@@ -36,6 +36,7 @@ from rtsam_jax.errors import ConfigError, ExtraMissing
 from rtsam_jax.models.presets import ModelSpec, get_spec
 
 RIVALS = ("medim", "medim-compile", "medim-packed")
+_PROGRAMS = 64  # that torch.compile may make of one function
 # What medim leaves open; the rest of a spec must be the published one's.
 _CHOSEN = {"image_size", "patch_size", "width", "depth", "heads", "global_blocks", "prompt_width"}
 
@@ -207,7 +208,7 @@ class RivalSide:
         return self._contender(run, flop)
 
     def click(self, batch: Sample) -> Contender:
-        """Decodes again with one more click, from the kept embedding and the last logits."""
+        """Decodes again with one more click, from a kept embedding and a mask of zeros."""
         torch, decode = self.torch, self._decoder()
         embedding, mask = self._embedding(1), self._no_mask(1)
         points = torch.full((1, 1, 3), self.spec.image_size / 2, device=self.device)
@@ -251,6 +252,8 @@ class RivalSide:
         if self.side != "medim-compile":
             return function
         # Shapes never vary within a case; left to guess, it makes the number of prompts a variable.
+        # Every number of clicks is a program; past its limit it would run eager without a word.
+        self.torch._dynamo.config.recompile_limit = _PROGRAMS
         return self.torch.compile(function, dynamic=False)
 
     def _encoder(self) -> Callable[[Any], Any]:

@@ -37,6 +37,7 @@ def noise_records(settings: CacheSettings, count: int, labels: int = 1) -> Itera
             mean=0.0,
             std=1.0,
             background=-3.0,
+            diagonal_mm=3**0.5 * side,
         )
         yield encode(
             scan,

@@ -47,7 +47,7 @@ def run_sweep(of: str, cfg: ExperimentConfig, rounds: int, rivals: Rivals) -> Sw
     Clicks concern the step alone. So do devices, where no rival takes part and the batch, which is
     the same on all of them, is at least one row for each.
     """
-    rivals = rivals._replace(tried=rivals.tried & _TRIED)
+    rivals = dataclasses.replace(rivals, tried=rivals.tried & _TRIED)
     walk = {"side": _sides, "batch": _batches, "clicks": _clicks, "devices": _devices}[of]
     points = []
     for label, results in walk(cfg, rounds, rivals):
