@@ -1,71 +1,53 @@
-"""`python -m rtsam_jax.evaluate --run RUN [--split NAME] [--probe PROBE ...] [--against RUN]`.
+"""Scores a trained run, or masks from anywhere; leaves tables, plots and report.html.
 
-Scores a trained run on a split, without clicks, beside the trivial predictors. `--probe` adds the
-same model told something else: `task`, another task; `text`, another case's text; `record`, another
-case's record; `no-record`, the task alone. `--against` compares with another run on the same cases:
-mean difference and its 95 % interval by paired bootstrap over patients.
+python -m rtsam_jax.evaluate --run RUN [--split NAME] [--probe PROBE ...] [--against RUN]
+python -m rtsam_jax.evaluate --pred [NAME=]PLACE ... --truth PLACE [--out DIR]
+
+A run is scored on a split, without clicks, beside the trivial predictors, into RUN/evaluation/.
+--probe adds the same model told something else: `task`, another task; `text`, another case's text;
+`record`, another case's record; `no-record`, the task alone. --against sets another run's measures
+of the same cases beside: difference, 95 % interval by bootstrap over patients, Wilcoxon's p.
+
+Masks are NIfTI. A PLACE is a folder with a file per case, called alike in all folders (CASE.nii.gz
+or CASE.nii), or a path in which {case} stands for the case, as in 'out/{case}/mask.nii.gz'. Several
+predictions are compared, the first with every other one.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from rtsam_jax.compilation import keep_compiled_programs
-from rtsam_jax.config import ExperimentConfig, MeshConfig
+from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.selection import load_run_data
-from rtsam_jax.errors import ConfigError, UnreadableFile, run_command
+from rtsam_jax.errors import ConfigError, run_command
 from rtsam_jax.evaluation.held_out import MODEL, evaluate_held_out, probe_name
 from rtsam_jax.evaluation.inference import CropPredictor, make_crop_predictor
-from rtsam_jax.flags import check_types
-from rtsam_jax.metrics.summary import CaseMetrics, paired_bootstrap
-from rtsam_jax.report.tables import Table, read_cases, render
+from rtsam_jax.evaluation.mask_files import named_places, parse_values, read_owners
+from rtsam_jax.evaluation.mask_folders import MaskFolders, evaluate_masks
+from rtsam_jax.metrics.case import CaseMetrics
+from rtsam_jax.report.results_html import KINDS
+from rtsam_jax.report.results_tables import difference_table, find_differences
+from rtsam_jax.report.tables import read_cases, render
 from rtsam_jax.text.prompt_set import PROBES, PromptSet, prompt_set
-from rtsam_jax.training.checkpoint import check_language_model, check_tasks, restore_params
 from rtsam_jax.training.processes import require_alone
-from rtsam_jax.training.run import RECORD, prepare_training, read_record
-from rtsam_jax.training.sharding import make_mesh
-from rtsam_jax.training.state import abstract_model
-
-
-def load_run_config(run: Path) -> ExperimentConfig:
-    """The configuration a run was started with.
-
-    Raises:
-        MissingFile, UnreadableFile: this is not a run's folder; its record is damaged.
-        ConfigError: the record has a field that this version does not know.
-    """
-    cfg = ExperimentConfig.from_dict(read_record(run)["config"])
-    try:
-        check_types(cfg, ExperimentConfig(), "config")
-        cfg.validate()
-    except ConfigError as cause:
-        raise UnreadableFile(
-            f"{run / RECORD} is damaged: {str(cause).rstrip('.')}; bring it back from a copy."
-        ) from cause
-    return dataclasses.replace(cfg, out=str(run))
+from rtsam_jax.training.restored import load_scoring_config, restore_model
+from rtsam_jax.training.run import prepare_training
 
 
 def load_predictor(
     cfg: ExperimentConfig, tasks: Sequence[str], prompts: PromptSet
 ) -> CropPredictor:
-    """The predictor of a run's newest checkpoint, on one device, whatever it was trained on.
-
-    Raises:
-        CheckpointError, CheckpointIncomplete: trained for other tasks, or on another language
-            model's features; no checkpoint yet.
-    """
-    check_tasks(cfg.out_dir, tasks)
-    check_language_model(cfg.out_dir, prompts.language_model)
-    mesh = make_mesh(MeshConfig(data=1), 1)
-    graphdef, params = abstract_model(cfg, len(tasks), mesh, text_width=prompts.width)
-    step = restore_params(cfg.out_dir, params)
-    print(f"{cfg.out_dir}: checkpoint of step {step}", flush=True)
+    """The predictor of a run's newest checkpoint; errors are those of `restore_model`."""
+    graphdef, params, _ = restore_model(
+        cfg, tasks, text_width=prompts.width, language_model=prompts.language_model
+    )
     return make_crop_predictor(graphdef, params, cfg, prompts.table)
 
 
@@ -90,27 +72,18 @@ def check_same_cases(
         )
 
 
-def compare(own: list[CaseMetrics], other: list[CaseMetrics], names: tuple[str, str]) -> str:
-    """A table of mean Dice differences (own - other) per task and over all, with intervals.
+def compare(
+    own: Sequence[CaseMetrics], other: Sequence[CaseMetrics], names: tuple[str, str]
+) -> str:
+    """A table of differences (own - other) per task and over all, with intervals and tests.
 
     Both lists are of the same cases; see `check_same_cases`.
     """
-    rows = []
-    tasks = list(dict.fromkeys(metrics.task for metrics in own))
-    for label, wanted in [*((task, {task}) for task in tasks), ("all", set(tasks))]:
-        a = [m for m in own if m.task in wanted]
-        b = [m for m in other if m.task in wanted]
-        if a:
-            difference = paired_bootstrap(a, b, "dice")
-            interval = f"{difference.low:+.3f} to {difference.high:+.3f}"
-            rows.append((label, str(len(a)), f"{difference.mean:+.3f}", interval))
-    header = ("Task", "n", f"Dice, {names[0]} - {names[1]}", "95 % interval")
-    return render(Table(header, tuple(rows)))
+    return render(difference_table(find_differences({names[0]: own, names[1]: other})))
 
 
-def main() -> None:
-    """Entry point of the command."""
-    parser = argparse.ArgumentParser(prog="python -m rtsam_jax.evaluate", description=__doc__)
+def _run_parser() -> argparse.ArgumentParser:
+    parser = _parser()
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained run")
     parser.add_argument("--split", default="", help="split to score; default: the run's own")
     parser.add_argument(
@@ -120,31 +93,85 @@ def main() -> None:
     parser.add_argument(
         "--language-model", default="", help="where the run's language model lies now"
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def _mask_parser() -> argparse.ArgumentParser:
+    parser = _parser()
+    add = parser.add_argument
+    add("--pred", nargs="+", required=True, metavar="[NAME=]PLACE", help="predicted masks")
+    add("--truth", required=True, metavar="PLACE", help="true masks")
+    add("--out", type=Path, default=Path("runs/evaluation"), help="folder (%(default)s)")
+    add("--structures", default="", metavar="DIR", help="folder with a folder per structure")
+    add("--images", default="", metavar="PLACE", help="images to draw the overlays on")
+    add("--values", nargs="+", default=(), metavar="VALUE[=TASK]", help="score these map values")
+    add("--patients", type=Path, metavar="CSV", help="columns case, patient, maybe task")
+    add("--allow-missing", action="store_true", help="count a missing prediction as empty")
+    add("--resample", action="store_true", help="take nearest voxels of masks on other grids")
+    add("--figures", type=int, default=3, help="overlays to draw (%(default)s)")
+    add("--kind", choices=KINDS, default="kind not stated", help="what the true masks are")
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog="python -m rtsam_jax.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def main() -> None:
+    """Entry point of the command."""
+    given = {argument.partition("=")[0] for argument in sys.argv[1:]}
+    if given & {"--pred", "--truth"}:
+        _evaluate_masks(_mask_parser().parse_args())
+        return
+    parser = _run_parser()
+    parser.epilog = f"With masks from anywhere:\n\n{_mask_parser().format_usage()}"
+    _evaluate_run(parser.parse_args())
+
+
+def _evaluate_masks(arguments: argparse.Namespace) -> None:
+    folders = MaskFolders(
+        truth=arguments.truth,
+        predictions=named_places(arguments.pred),
+        structures=arguments.structures,
+        images=arguments.images,
+        values=parse_values(arguments.values),
+        owners=read_owners(arguments.patients) if arguments.patients else {},
+        allow_missing=arguments.allow_missing,
+        resampled=arguments.resample,
+    )
+    evaluate_masks(folders, arguments.out, kind=arguments.kind, figures=max(0, arguments.figures))
+
+
+def _evaluate_run(arguments: argparse.Namespace) -> None:
     require_alone(os.environ)
     keep_compiled_programs()
-    cfg = load_run_config(arguments.run)
-    if arguments.language_model:
-        cfg.prompt.language_model = arguments.language_model
-    if arguments.split:
-        cfg.data.eval_split, cfg.data.inner_folds, cfg.data.inner_fold = arguments.split, 0, -1
-    cfg.evaluate = True  # so that a split without cases is an error
-    cfg.data.builder, cfg.data.builder_cases = "", 0  # a dataset that is gone is not made anew
+    cfg = load_scoring_config(
+        arguments.run, split=arguments.split, language_model=arguments.language_model
+    )
     data = load_run_data(cfg)
     prompts = prompt_set(cfg, data, train=False, probes=tuple(dict.fromkeys(arguments.probe)))
-    other = None
-    names = (arguments.run.name, arguments.against.name) if arguments.against else ("", "")
+    recorded: dict[str, list[CaseMetrics]] = {}
+    own_name = arguments.run.name
     if arguments.against:
+        other_name = arguments.against.name
+        if other_name == own_name:  # folders of one name in two places
+            own_name, other_name = str(arguments.run), str(arguments.against)
         other = read_cases(arguments.against / "evaluation" / data.held_out_name / "cases.csv")
-        check_same_cases(data.held_out, other, names)
+        check_same_cases(data.held_out, other, (own_name, other_name))
+        recorded[f"run {other_name}"] = other
     predict = load_predictor(cfg, data.tasks, prompts)
     training = prepare_training(cfg, data)
-    found = evaluate_held_out(cfg, data, predict, prompts, training, arguments.run)
+    found = evaluate_held_out(cfg, data, predict, prompts, training, arguments.run, recorded)
     for probe in prompts.probes:
         told = found[probe_name(probe)]
-        print("\n" + compare(found[MODEL], told, (arguments.run.name, PROBES[probe])))
-    if other is not None:
-        print("\n" + compare(found[MODEL], other, names))
+        print("\n" + compare(found[MODEL], told, (own_name, PROBES[probe])))
+    for name, other in recorded.items():
+        print("\n" + compare(found[MODEL], other, (own_name, name.removeprefix("run "))))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,9 @@ def test_tables_and_figures(place: Path) -> None:
     methods = {"model", "ROI itself", "intensity threshold", "location atlas"}
     assert summary == {(task, m) for task in ("orn", "ce", "all") for m in methods}
     text = (folder / "tables.md").read_text()
-    assert text.startswith("# tiny (synthetic), split test") and "p4_ce" in text
+    assert text.startswith("# tiny, split test (synthetic)") and "p4_ce" in text
+    page = (folder / "report.html").read_text()
+    assert page.count('src="data:image/png') == 4 + 1 + 1  # plots, an overlay, the curves
     pictures = list((folder / "figures").iterdir())
     assert len(pictures) == 1 and all(map(is_picture, pictures))
     assert is_picture(place / "whole" / "figures" / "curves.png")
@@ -243,7 +245,7 @@ def test_evaluate(place: Path) -> None:
     result = run_module("evaluate", *options, cwd=place)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "model, task shuffled" in result.stdout
-    assert "Dice, other - whole" in result.stdout and "+0.000 to +0.000" in result.stdout
+    assert "other - whole" in result.stdout and "+0.000 to +0.000" in result.stdout
     assert f"checkpoint of step {STEPS}" in result.stdout
     assert sorted(str(p) for p in (place / "other" / "checkpoints").rglob("*")) == before
     table = "evaluation/test/cases.csv"

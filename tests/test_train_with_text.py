@@ -59,7 +59,7 @@ def run(place: Path, blocked: str, *arguments: str) -> subprocess.CompletedProce
 
 def test_training_and_scoring_need_no_torch(place: Path) -> None:
     printed = (place / "printed.txt").read_text()
-    assert "tiny_bert: features of" in printed and "tables and 1 overlays are in" in printed
+    assert "tiny_bert: features of" in printed and "1 overlays and report.html are in" in printed
     about = json.loads((place / "runs/tiny/model.json").read_text())
     assert (
         about["language_model"]

@@ -1,4 +1,4 @@
-"""Scores a model on held-out cases beside the trivial predictors; leaves tables and figures.
+"""Scores a model on held-out cases beside the trivial predictors; leaves a results folder.
 
 The test mode is text and box alone, no clicks (Sec. 4.2).
 """
@@ -15,10 +15,11 @@ from rtsam_jax.data.pipeline import Neighbourhood
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.evaluation.inference import CropPredictor, predict_volume
-from rtsam_jax.evaluation.report import draw_overlay, pick_for_figures, write_tables
+from rtsam_jax.evaluation.report import draw_overlay, pick_for_figures, write_results
 from rtsam_jax.evaluation.scoring import Method, score_cases, trivial_methods
-from rtsam_jax.metrics.summary import CaseMetrics
+from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.models.presets import get_spec
+from rtsam_jax.report.results_html import Picture
 from rtsam_jax.text.prompt_set import PROBES, PromptSet
 
 _NAMED = 5  # cases that a note names
@@ -37,6 +38,7 @@ def evaluate_held_out(
     prompts: PromptSet,
     training: Sequence[Neighbourhood],
     run: Path,
+    recorded: Mapping[str, Sequence[CaseMetrics]] | None = None,
 ) -> dict[str, list[CaseMetrics]]:
     """Scores `data.held_out`, prints the table, writes `run/evaluation/<split>/`.
 
@@ -45,9 +47,10 @@ def evaluate_held_out(
         prompts: what each case is told; the model is also scored with each of its probes, and
             what it loses by one is what that part of the prompt tells it.
         training: what the trivial predictors are fitted on.
+        recorded: measures of the same cases found elsewhere, by name, to stand beside.
 
     Returns:
-        Measures of every method, case by case.
+        Measures of every method scored here, case by case.
     """
     size = get_spec(cfg.model.preset).image_size
     folder = run / "evaluation" / data.held_out_name
@@ -58,7 +61,7 @@ def evaluate_held_out(
     methods: dict[str, Method] = {MODEL: told(prompts.own)}
     for probe, ids in prompts.probes.items():
         methods[probe_name(probe)] = told(ids)
-    methods |= trivial_methods(training, data.tasks, size)
+    methods |= trivial_methods(training, data.tasks, size, crop=cfg.data.crop)
     spec = PreprocessSpec.from_config(cfg)
     found: dict[str, list[CaseMetrics]] = {name: [] for name in methods}
     labelled = [case for case in data.held_out if case.label is not None]
@@ -70,16 +73,32 @@ def evaluate_held_out(
         outside[scored.case.id] = scored.scan.fraction_outside_dose or 0.0
         if i % max(1, count // 10) == 0 or i == count:
             print(f"evaluated {i}/{count} cases", flush=True)
-    notes = _notes(data.held_out, outside)
-    heading = f"{data.dataset.name} ({data.dataset.kind}), split {data.held_out_name}"
-    print(f"\n{heading}\n{write_tables(folder, found, heading, notes)}", flush=True)
+    shutil.rmtree(folder / "figures", ignore_errors=True)  # an earlier evaluation's choice
     chosen = pick_for_figures(found[MODEL], cfg.figures)
     by_id = {case.id: case for case in data.held_out}
     draw = [by_id[found[MODEL][i].case] for i in chosen]
-    shutil.rmtree(folder / "figures", ignore_errors=True)  # an earlier evaluation's choice
-    for scored in score_cases(draw, data.modality, spec, {MODEL: methods[MODEL]}):
-        draw_overlay(scored, MODEL, data.dataset.kind, folder / "figures")
-    print(f"tables and {len(draw)} overlays are in {folder}", flush=True)
+    figures = [
+        draw_overlay(scored, MODEL, data.dataset.kind, folder / "figures", rank)
+        for scored, rank in zip(
+            score_cases(draw, data.modality, spec, {MODEL: methods[MODEL]}),
+            chosen.values(),
+            strict=True,
+        )
+    ]
+    curves = run / "figures" / "curves.png"
+    if curves.exists():
+        figures.append(Picture(curves, "Training curves"))
+    heading = f"{data.dataset.name}, split {data.held_out_name}"
+    text = write_results(
+        folder,
+        {**found, **(recorded or {})},
+        heading=heading,
+        kind=data.dataset.kind,
+        notes=_notes(data.held_out, outside),
+        figures=figures,
+    )
+    print(f"\n{heading} ({data.dataset.kind})\n{text}", flush=True)
+    print(f"tables, {len(draw)} overlays and report.html are in {folder}", flush=True)
     return found
 
 

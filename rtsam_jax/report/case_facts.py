@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from rtsam_jax.data.crops import crop_origins
+from rtsam_jax.data.neighbourhood import anchor_box
 from rtsam_jax.data.nifti import Volume
 from rtsam_jax.data.preprocess import Preprocessed
 from rtsam_jax.prompts.dose import box_corners
@@ -139,11 +140,11 @@ def _label_facts(
     box = box_corners(truth)
     if box is not None:
         at_border = bool((box[0] == 0).any() or (box[1] == np.array(truth.shape) - 1).any())
-        if scan.roi is not None and scan.box is not None:
+        if scan.roi is not None:
             count = int(np.count_nonzero(truth))
             outside_roi = 1 - int(np.count_nonzero(truth & scan.roi)) / count
             # Crops overlap, so together they fill a cuboid.
-            origins = crop_origins(scan.box, size)
+            origins = crop_origins(anchor_box(scan, truth), size)
             low, high = np.maximum(origins.min(0), 0), origins.max(0) + size
             seen = truth[tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))]
             outside_crops = 1 - int(np.count_nonzero(seen)) / count

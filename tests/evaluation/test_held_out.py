@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import ConfigError
 from rtsam_jax.evaluate import check_same_cases
 from rtsam_jax.evaluation.held_out import MODEL, evaluate_held_out
-from rtsam_jax.metrics.summary import CaseMetrics
+from rtsam_jax.metrics.case import CaseMetrics
+from rtsam_jax.report.tables import read_cases
 from rtsam_jax.text.prompt_set import prompt_set
 from rtsam_jax.training.run import prepare_training
+from tests.made_up import made_up
 from tests.tiny import tiny_config
 
 
@@ -55,10 +58,39 @@ def test_unscored_cases_and_missing_dose_are_told(
     assert "Not scored" not in tables.read_text() and "dose grid" not in tables.read_text()
     figures = tmp_path / "evaluation" / "test" / "figures"
     assert [path.stem for path in figures.iterdir()] == ["p3_orn"]
+    page = tables.with_name("report.html")
+    assert "only case: p3_orn" in page.read_text() and unscored not in page.read_text()
     # Nothing to score: nothing of the evaluation before is left to be taken for this one's.
     assert "1 of 1 held-out cases (p4_ce)" in evaluate(second)
     assert "1 of 1 held-out cases (p4_ce)" in tables.read_text()
     assert "p3_orn" not in tables.read_text() and not figures.exists()
+    assert "p3_orn" not in page.read_text() and unscored.replace("2", "1") in page.read_text()
+
+
+def test_measures_found_elsewhere_stand_beside(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = tiny_config(tiny_dataset, figures=0)
+    data = load_run_data(cfg)
+    training, prompts = prepare_training(cfg, data), prompt_set(cfg, data)
+    other = [made_up(c.id, 1.0, patient=c.patient, task=c.task) for c in data.held_out]
+
+    def nothing(image: np.ndarray, roi: np.ndarray, task: np.ndarray) -> np.ndarray:
+        return np.zeros_like(image)
+
+    found = evaluate_held_out(
+        cfg, data, nothing, prompts, training, tmp_path, recorded={"run other": other}
+    )
+    assert "run other" not in found
+    folder = tmp_path / "evaluation" / "test"
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results["methods"])[0] == MODEL and "run other" in results["methods"]
+    [dice] = [
+        d for d in results["differences"]
+        if (d["task"], d["other"], d["measure"]) == ("all", "run other", "dice")
+    ]  # fmt: skip
+    assert dice["mean"] == -1 and dice["n"] == 2
+    assert read_cases(folder / "cases.csv") == found[MODEL]
 
 
 def case(name: str, *, patient: str = "p", task: str = "orn", label: bool = True) -> Case:
@@ -66,7 +98,7 @@ def case(name: str, *, patient: str = "p", task: str = "orn", label: bool = True
 
 
 def metrics(name: str, patient: str = "p", task: str = "orn") -> CaseMetrics:
-    return CaseMetrics(name, patient, task, 0.5, 0, 0, 0, 0, 0, 0, 0, False, False, 1.0)
+    return made_up(name, patient=patient, task=task)
 
 
 def test_only_the_same_cases_are_compared() -> None:

@@ -200,6 +200,7 @@ def label_facts(
         mean=0.0,
         std=1.0,
         background=0.0,
+        diagonal_mm=1.0,
     )
     dose = Volume(roi.astype(np.float32), volume.affine)
     image = Volume(np.zeros(label.shape, np.float32), volume.affine)

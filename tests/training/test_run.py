@@ -19,8 +19,8 @@ from rtsam_jax import errors
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cases import load_dataset
 from rtsam_jax.data.nifti import read_volume, write_volume
-from rtsam_jax.evaluate import load_run_config
 from rtsam_jax.training import run as run_module
+from rtsam_jax.training.restored import load_run_config
 from rtsam_jax.training.run import (
     environment,
     fingerprints,

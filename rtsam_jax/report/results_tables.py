@@ -1,0 +1,233 @@
+"""The tables of a results folder, once for Markdown, LaTeX and HTML alike.
+
+Every table sets methods side by side, task by task; the row `all` averages over the cases of all
+tasks and is left out where there is one task only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rtsam_jax.metrics.case import MEASURES, MORE_MEASURES, CaseMetrics
+from rtsam_jax.metrics.paired import paired_bootstrap, wilcoxon
+from rtsam_jax.metrics.strata import size_strata
+from rtsam_jax.metrics.summary import ALL_TASKS, Aggregate, TaskSummary, summarise
+from rtsam_jax.report.tables import MISS_NOTE, TITLES, Cell, Table, number, task_summaries
+
+Methods = Mapping[str, Sequence[CaseMetrics]]
+_Listed = tuple[str, str, TaskSummary]  # task, method, what was found
+
+INTERVAL_NOTE = (
+    "Percentile bootstrap over patients, each drawn with all of its cases; with few patients it is "
+    "too narrow."
+)
+STRATA_NOTE = (
+    "Cases of all tasks by the volume of their truth. A mean over cases is ruled by whatever size "
+    "is most frequent; a small lesion loses more Dice by the same error in mm."
+)
+STRUCTURES_NOTE = (
+    "Predicted volume outside the truth and inside a structure that should hold none; over the "
+    "cases that come with the structure."
+)
+DIFFERENCE_NOTE = (
+    "First method less the other on the same cases: mean, 95 % bootstrap interval over patients, "
+    "and p of a two-sided Wilcoxon signed-rank test over patients; not corrected for the number of "
+    "comparisons."
+)
+_STRATA_MEASURES = ("recall", "hd95_mm", "nsd_2mm", "lesion_recall")
+_COMPARED = ("dice", "hd95_mm")  # in the table; the CSV holds all measures
+
+
+class TitledTable(NamedTuple):
+    """A table with what must be known to read it."""
+
+    title: str
+    note: str
+    table: Table
+
+
+class Difference(NamedTuple):
+    """One measure of the first method less another's, over the same cases of a task."""
+
+    task: str
+    method: str
+    other: str
+    measure: str
+    n: int
+    mean: float
+    low: float
+    high: float
+    p: float  # NaN where no test is possible
+
+
+def results_tables(methods: Methods, differences: Sequence[Difference]) -> list[TitledTable]:
+    """All tables that hold something, in the order to show them, but the list of cases."""
+    listed = task_summaries(methods)
+    if len({task for task, _, _ in listed}) == 2:  # one task, and the same over again
+        listed = [row for row in listed if row[0] != ALL_TASKS]
+    tables = [
+        TitledTable("Measures", MISS_NOTE, _measure_table(listed)),
+        TitledTable("95 % intervals of the means", INTERVAL_NOTE, _interval_table(listed)),
+        TitledTable(
+            "Further measures",
+            "Mean ± standard deviation over cases, as above; docs/measures.md defines them.",
+            _further_table(listed),
+        ),
+        TitledTable("By lesion size", STRATA_NOTE, _strata_table(methods)),
+        TitledTable("False positives in structures", STRUCTURES_NOTE, _structure_table(methods)),
+        TitledTable("Paired differences", DIFFERENCE_NOTE, difference_table(differences)),
+    ]
+    return [table for table in tables if table.table.rows]
+
+
+def find_differences(methods: Methods) -> list[Difference]:
+    """The first method against every other one that is scored on the same cases.
+
+    Returns:
+      Per other method, task and measure; nothing for a method with other cases or patients.
+    """
+    (first, own), *others = methods.items()
+    tasks = list(dict.fromkeys(item.task for item in own))
+    found = []
+    for name, theirs in others:
+        if not same_cases(own, theirs):
+            continue
+        for task in [*tasks, *([ALL_TASKS] if len(tasks) > 1 else [])]:
+            a = [item for item in own if task in (item.task, ALL_TASKS)]
+            b = [item for item in theirs if task in (item.task, ALL_TASKS)]
+            for measure in MEASURES + MORE_MEASURES:
+                mean, low, high = paired_bootstrap(a, b, measure)
+                p = wilcoxon(a, b, measure)
+                found.append(Difference(task, first, name, measure, len(a), mean, low, high, p))
+    return found
+
+
+def same_cases(a: Sequence[CaseMetrics], b: Sequence[CaseMetrics]) -> bool:
+    """Whether two methods are scored on the same cases, tasks and patients, and on any at all."""
+    keys = [sorted((item.task, item.case, item.patient) for item in items) for items in (a, b)]
+    return bool(a) and keys[0] == keys[1]
+
+
+def difference_table(differences: Sequence[Difference]) -> Table:
+    """One row per task and other method: the difference in Dice and HD95."""
+    header = ["Task", "Difference", "n"]
+    for measure in _COMPARED:
+        header += [TITLES[measure], "95 % interval", "p"]
+    rows: dict[tuple[str, str], list[Cell]] = {}
+    # Task by task, as in the other tables.
+    tasks = list(dict.fromkeys(found.task for found in differences))
+    for found in sorted(differences, key=lambda found: tasks.index(found.task)):
+        if found.measure in _COMPARED:
+            key = (found.task, f"{found.method} - {found.other}")
+            row = rows.setdefault(key, [*key, found.n])
+            row += [
+                _signed(found.mean, found.measure),
+                _interval(found, found.measure, _signed),
+                _p(found.p),
+            ]
+    return Table(tuple(header), tuple(map(tuple, rows.values())))
+
+
+def difference_rows(differences: Sequence[Difference]) -> Table:
+    """One row per task, other method and measure, for CSV."""
+    return Table(Difference._fields, tuple(tuple(found) for found in differences))
+
+
+def _measure_table(listed: Sequence[_Listed]) -> Table:
+    header = ("Task", "Method", "n", "Missed", "Both empty", *(TITLES[m] for m in MEASURES))
+    rows: list[tuple[Cell, ...]] = []
+    for task, method, summary in listed:
+        counts = (summary.n, summary.n_missed, summary.n_both_empty)
+        rows.append((task, method, *counts, *(_spread(summary.measures[m], m) for m in MEASURES)))
+    return Table(header, tuple(rows))
+
+
+def _further_table(listed: Sequence[_Listed]) -> Table:
+    header = ("Task", "Method", *(TITLES[m] for m in MORE_MEASURES))
+    rows = tuple(
+        (task, method, *(_spread(summary.measures[m], m) for m in MORE_MEASURES))
+        for task, method, summary in listed
+    )
+    return Table(header, rows)
+
+
+def _interval_table(listed: Sequence[_Listed]) -> Table:
+    header = ("Task", "Method", *(TITLES[m] for m in MEASURES))
+    rows = tuple(
+        (task, method, *(_interval(summary.measures[m], m) for m in MEASURES))
+        for task, method, summary in listed
+    )
+    return Table(header, rows)
+
+
+def _strata_table(methods: Methods) -> Table:
+    header = ("Truth", "Method", "n", "Missed", "Dice", "95 % interval")
+    rows: dict[str, list[tuple[Cell, ...]]] = {}
+    for name, cases in methods.items():
+        for label, items in size_strata(list(cases)).items():
+            if items:
+                summary = summarise(items)[ALL_TASKS]
+                dice = summary.measures["dice"]
+                rows.setdefault(label, []).append(
+                    (
+                        *(label, name, summary.n, summary.n_missed),
+                        *(_spread(dice, "dice"), _interval(dice, "dice")),
+                        *(_spread(summary.measures[m], m) for m in _STRATA_MEASURES),
+                    )
+                )
+    titles = (*header, *(TITLES[m] for m in _STRATA_MEASURES))
+    return Table(titles, tuple(row for of_label in rows.values() for row in of_label))
+
+
+def _structure_table(methods: Methods) -> Table:
+    overall = {name: summarise(cases)[ALL_TASKS].structures for name, cases in methods.items()}
+    structures = dict.fromkeys(name for of in overall.values() for name in of)
+    rows = []
+    for structure in structures:
+        for method, cases in methods.items():
+            held = [case.structures_ml.get(structure, math.nan) for case in cases]
+            if structure in overall[method]:
+                of = overall[method][structure]
+                touched = sum(volume > 0 for volume in held)
+                spread = _spread(of, "_ml"), _interval(of, "_ml"), number(np.nanmax(held), "_ml")
+                rows.append((structure, method, of.n, touched, *spread))
+    header = ("Structure", "Method", "n", "Touched", "Mean (mL)", "95 % interval", "Largest (mL)")
+    return Table(header, tuple(rows))
+
+
+def case_table(cases: Sequence[CaseMetrics]) -> Table:
+    """One line per case: its six measures, both volumes, and whether it was missed."""
+    header = ("Task", "Case", *(TITLES[m] for m in MEASURES), "Pred. (mL)", "Truth (mL)", "Note")
+    rows = []
+    for case in cases:
+        note = "missed" if case.missed else "both empty" if case.both_empty else ""
+        values = (number(getattr(case, m), m) for m in MEASURES)
+        volumes = (f"{case.volume_pred_ml:.2f}", f"{case.volume_truth_ml:.2f}")
+        rows.append((case.task, case.case, *values, *volumes, note))
+    return Table(header, tuple(rows))
+
+
+def _spread(of: Aggregate, measure: str) -> str:
+    std = "" if math.isnan(of.std) else f" ± {number(of.std, measure)}"
+    return number(of.mean, measure) + std
+
+
+def _interval(
+    of: Aggregate | Difference, measure: str, show: Callable[[float, str], str] = number
+) -> str:
+    return "-" if math.isnan(of.low) else f"{show(of.low, measure)} to {show(of.high, measure)}"
+
+
+def _signed(value: float, measure: str) -> str:
+    text = number(value, measure)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
