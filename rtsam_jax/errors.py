@@ -197,6 +197,13 @@ class ProcessFailed(RTSamError):
     exit_status = 8
 
 
+class RunsFailed(RTSamError):
+    """Some runs of a comparison failed; each is named with its own error, the others are done."""
+
+    code = "runs_failed"
+    exit_status = 9
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command's `main`; prints an `RTSamError` as one line and exits with its status.
 

@@ -154,10 +154,7 @@ def prompt_set(
         return texts(write_prompt(sentences[task or case.task], case.record))
 
     own = {case.id: say(case) for case in data.held_out}
-    told = {
-        case.id: _wordings(cfg, case, at, sentences[case.task], texts)
-        for at, case in enumerate(training)
-    }
+    told = _told(cfg, training, sentences, texts)
     wrong = {
         probe: _probe(probe, cfg.seed, data, own, say) for probe in probes if probe != "no-record"
     }
@@ -169,6 +166,29 @@ def prompt_set(
     _warn_of_losses(features, own, told)
     digest = describe(Path(cfg.prompt.language_model)).digest
     return PromptSet(_table(features), own, told, wrong, digest)
+
+
+def crop_prompts(cfg: ExperimentConfig, data: RunData) -> Mapping[str, PromptIds]:
+    """By training case, prompts as many and as mirrorable as `prompt_set`'s, without features.
+
+    For whoever draws the same crops and is told nothing; it needs no language model.
+
+    Raises:
+        ConfigError: a task text is malformed or names no task.
+    """
+    sentences = task_sentences(data.dataset, cfg.prompt)
+    if cfg.prompt.task != "text":
+        return _by_task(cfg, data, data.train, sentences, ()).training
+    return _told(cfg, data.train, sentences, _Texts())
+
+
+def _told(
+    cfg: ExperimentConfig, training: Sequence[Case], sentences: Mapping[str, str], texts: _Texts
+) -> dict[str, PromptIds]:
+    return {
+        case.id: _wordings(cfg, case, at, sentences[case.task], texts)
+        for at, case in enumerate(training)
+    }
 
 
 def _encode(texts: Sequence[Text], prompt: PromptConfig) -> list[TextFeature]:

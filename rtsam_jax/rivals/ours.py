@@ -1,0 +1,96 @@
+"""Our model's runs beside the rivals': their measures, and whether they were trained alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.config_ranges import leaf_fields
+from rtsam_jax.data.selection import RunData
+from rtsam_jax.errors import ConfigError, MissingFile
+from rtsam_jax.metrics.case import CaseMetrics
+from rtsam_jax.report.tables import read_cases
+from rtsam_jax.text.language_model import describe
+from rtsam_jax.training.rules import trained_filter
+from rtsam_jax.training.run import read_record
+from rtsam_jax.training.state import make_model
+
+# What decides which crops a model trains on, and for how long.
+_SHARED = re.compile(
+    r"steps|epochs|batch_size|views\.per_case|(dose|augment|optim)\..*|model\.preset"
+    r"|data\.(spacing_mm|interpolation|crop|jitter|balance|tasks|train_split|split_seed"
+    r"|inner_folds?)"
+)
+
+
+@dataclass(frozen=True)
+class OurRun:
+    """One run of our model, scored."""
+
+    folder: Path
+    cfg: ExperimentConfig
+    cases: Sequence[CaseMetrics]
+
+    @property
+    def sees(self) -> str:
+        """What it is given besides the image."""
+        prompt = self.cfg.prompt
+        task = {"text": "record and task as text", "embedding": "task", "none": ""}[prompt.task]
+        return ", ".join(filter(None, ["image", task, "dose box" if prompt.box else ""]))
+
+    def parameters(self, tasks: int) -> int | None:
+        """How many numbers the network holds, a frozen encoder's among them.
+
+        Returns:
+            None where the language model, which a width depends on, is not where it was.
+        """
+        width, prompt = 0, self.cfg.prompt
+        if prompt.task == "text":
+            try:
+                width = describe(Path(prompt.language_model)).spec.width
+            except MissingFile:
+                return None
+        model = nnx.eval_shape(lambda: make_model(self.cfg, tasks, width))
+        held = nnx.state(model, trained_filter(freeze_encoder=False))
+        return sum(leaf.size for leaf in jax.tree.leaves(held))
+
+    def trained_otherwise(self, cfg: ExperimentConfig) -> list[str]:
+        """What differs from the rivals' config of all that they should share."""
+        here = dict(leaf_fields(cfg))
+        return [
+            f"{name} ({value!r}, rivals {here[name]!r})"
+            for name, value in leaf_fields(self.cfg)
+            if _SHARED.fullmatch(name) and value != here[name]
+        ]
+
+
+def read_ours(folders: Sequence[Path], data: RunData, seeds: Sequence[int]) -> list[OurRun]:
+    """The runs in the order of `seeds`.
+
+    Raises:
+        MissingFile, UnreadableFile: a folder is no run's, or the run is not scored on the split.
+        ConfigError: other seeds, or scored on other cases, than the rivals.
+    """
+    wanted = sorted((c.id, c.task, c.patient) for c in data.held_out if c.label is not None)
+    runs = {}
+    for folder in folders:
+        cfg = ExperimentConfig.from_dict(read_record(folder)["config"])
+        cases = read_cases(folder / "evaluation" / data.held_out_name / "cases.csv")
+        if sorted((m.case, m.task, m.patient) for m in cases) != wanted:
+            raise ConfigError(
+                f"{folder} is scored on other cases than the split {data.held_out_name!r} of "
+                f"{data.dataset.root} has; evaluate it again on the dataset as it is."
+            )
+        runs[cfg.seed] = OurRun(folder, cfg, cases)
+    if folders and sorted(runs) != sorted(seeds):
+        raise ConfigError(
+            f"--ours has runs of config.seed {sorted(runs)}, but --seeds is {sorted(seeds)}; give "
+            f"one run for each seed."
+        )
+    return [runs[seed] for seed in seeds if runs]

@@ -1,0 +1,150 @@
+"""Table 1: our model and the rivals on the same held-out cases, and what each of them sees."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.selection import RunData
+from rtsam_jax.evaluation.report import write_results
+from rtsam_jax.metrics.case import CaseMetrics
+from rtsam_jax.report.files import written_whole
+from rtsam_jax.report.latex import latex
+from rtsam_jax.report.results_html import KINDS
+from rtsam_jax.report.results_tables import find_differences, results_tables
+from rtsam_jax.report.tables import Cell, Table, render, write_csv
+from rtsam_jax.rivals.ours import OurRun
+from rtsam_jax.rivals.run import RivalOptions, RivalRun
+from rtsam_jax.training.run import total_steps
+
+OURS = "ours"
+_SHOWN = ("Measures", "95 % intervals of the means", "Paired differences")
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """All that Table 1 is made of.
+
+    Attributes:
+        cfg: the rivals'; `seeds` stand in the place of its own.
+        ours: a run per seed, or none.
+        rivals: by title, a run per seed.
+        failed: sentences on the rivals that have no run for each seed.
+    """
+
+    cfg: ExperimentConfig
+    options: RivalOptions
+    data: RunData
+    seeds: Sequence[int]
+    ours: Sequence[OurRun]
+    rivals: Mapping[str, Sequence[RivalRun]]
+    failed: Sequence[str]
+
+    @property
+    def methods(self) -> dict[str, list[CaseMetrics]]:
+        """Measures by model, ours first; with several seeds a case stands there once for each.
+
+        Intervals and tests are by patient, so a second seed adds no false certainty.
+        """
+        runs = {OURS: [run.cases for run in self.ours]} if self.ours else {}
+        runs |= {title: [run.cases for run in of] for title, of in self.rivals.items()}
+        return {name: _pooled(self.seeds, cases) for name, cases in runs.items()}
+
+    @property
+    def heading(self) -> str:
+        return f"Table 1 on {self.data.dataset.name}, split {self.data.held_out_name}"
+
+    def models(self) -> Table:
+        """A row per model: what it sees, its size, and what its training took."""
+        header = ("Model", "Sees", "Parameters (M)", "Steps", "Seeds", "Training (min)", "Device")
+        rows: list[tuple[Cell, ...]] = []
+        seeds, tasks = len(self.seeds), self.data.tasks
+        if self.ours:
+            first = self.ours[0]
+            size, steps = first.parameters(len(tasks)), total_steps(first.cfg, len(self.data.train))
+            millions = None if size is None else size / 1e6
+            rows.append((OURS, first.sees, millions, steps, seeds, None, None))
+        sees = "image, task" + (", ROI" if self.options.roi_channel else "")
+        for title, runs in self.rivals.items():
+            minutes = sum(run.seconds for run in runs) / len(runs) / 60
+            of = runs[0]
+            took = f"{minutes:.1f}"
+            rows.append((title, sees, of.parameters / 1e6, of.steps, seeds, took, of.device))
+        return Table(header, tuple(rows))
+
+    def notes(self) -> list[str]:
+        """What a reader of the measures must know."""
+        loss = {
+            "dice_ce": "Dice-CE over the whole crop",
+            "ours": "our model's loss, by the config's weights",
+        }[self.options.loss]
+        notes = [
+            f"The rivals are MONAI's networks at {self.options.width:g} of their published width, "
+            f"trained from scratch on the crops that our model trains on, with the same "
+            f"augmentation, schedule and batch size, by {loss}. They see the image"
+            f"{' and the high-dose ROI' * self.options.roi_channel}, and have an output channel "
+            f"per task."
+        ]
+        if len(self.seeds) > 1:
+            seeds = ", ".join(map(str, self.seeds))
+            notes.append(
+                f"Every case counts once for each of the seeds {seeds}: n is cases times seeds, "
+                f"intervals and tests are by patient."
+            )
+        for run in self.ours:
+            if other := run.trained_otherwise(self.cfg):
+                notes.append(
+                    f"Our run {run.folder} was not trained as the rivals were: {', '.join(other)}."
+                )
+        return [*notes, *self.failed]
+
+
+def _pooled(seeds: Sequence[int], runs: Sequence[Sequence[CaseMetrics]]) -> list[CaseMetrics]:
+    if len(seeds) == 1:
+        return list(runs[0])
+    return [
+        dataclasses.replace(found, case=f"{found.case} (seed {seed})")
+        for seed, cases in zip(seeds, runs, strict=True)
+        for found in cases
+    ]
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> str:
+    """Writes a results folder, with what the models are as CSV and LaTeX; returns the summary."""
+    models, kind = comparison.models(), comparison.data.dataset.kind
+    write_csv(models, folder / "models.csv")
+    with written_whole(folder / "models.tex") as beside:
+        caption = f"What the models of {comparison.heading} see, and their size."
+        beside.write_text(latex(models, caption=caption, label="tab:models"), encoding="utf-8")
+    summary = write_results(
+        folder,
+        comparison.methods,
+        heading=comparison.heading,
+        kind=kind,
+        notes=comparison.notes(),
+    )
+    return f"{comparison.heading} ({kind})\n\n{render(models)}\n{summary}"
+
+
+def section(comparison: Comparison, command: str, where: str) -> str:
+    """Table 1 as a part of a document: Markdown.
+
+    Args:
+        command: that made it.
+        where: machine and versions.
+    """
+    methods, cfg, kind = comparison.methods, comparison.cfg, comparison.data.dataset.kind
+    patients = {found.patient for cases in methods.values() for found in cases}
+    parts = [
+        f"```\n{command}\n```\n",
+        f"{comparison.heading} ({kind}): {len(patients)} patients. {KINDS.get(kind, '')}\n",
+        f"Batches of {cfg.batch_size}. {where}\n",
+        render(comparison.models()),
+        *(f"{note}\n" for note in comparison.notes()),
+    ]
+    for titled in results_tables(methods, find_differences(methods)):
+        if titled.title in _SHOWN:
+            parts += [f"{titled.title}:\n", render(titled.table), f"{titled.note}\n"]
+    return "\n".join(parts)

@@ -1,0 +1,204 @@
+"""`python -m rtsam_jax.baselines`: what it leaves, what it says where something is wrong."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import grain
+import pytest
+
+from rtsam_jax import baselines
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.cache import cache_root
+from rtsam_jax.data.selection import RunData, load_run_data
+from rtsam_jax.errors import ConfigError, ExtraMissing, MissingFile, OutputExists, RunsFailed
+from rtsam_jax.report.tables import read_cases
+from rtsam_jax.rivals.ours import OurRun, read_ours
+from rtsam_jax.rivals.run import RivalOptions, RivalRun, run_rival
+from rtsam_jax.rivals.table import Comparison
+from rtsam_jax.training.run import fingerprints, prepare_training
+from tests.rivals import needs
+from tests.tiny import run_module, tiny_config, write_config_file
+
+torch = needs.torch()
+grain.config.update("py_debug_mode", False)
+
+NAMES = ("segresnet", "dynunet")
+OPTIONS = ["--model", *NAMES, "--width", "0.01", "--out", "out"]
+ALONE = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path:
+    """A folder with a config, two small rivals in `out`, and a run to stand for ours."""
+    folder = tmp_path_factory.mktemp("baselines")
+    write_config_file(folder / "config.py", tiny_config(tiny_dataset, steps=2, log_every=2))
+    first = run_module("baselines", "--config", "config.py", *OPTIONS, cwd=folder, **ALONE)
+    assert first.returncode == 0, first.stderr[-3000:]
+    # Its folder has what is read of a run of ours: the config and the measures.
+    shutil.copytree(folder / "out" / "segresnet" / "seed0", folder / "ours")
+    (folder / "first.txt").write_text(first.stdout)
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_every_rival_leaves(place: Path) -> None:
+    for name in NAMES:
+        run = place / "out" / name / "seed0"
+        recorded = json.loads((run / "rival.json").read_text())
+        assert recorded == {
+            "model": name,
+            "tasks": ["orn", "ce", "crn"],
+            "width": 0.01,
+            "roi_channel": False,
+            "loss": "dice_ce",
+        }
+        assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+        assert (run / "figures" / "curves.png").stat().st_size > 1000
+        cases = read_cases(run / "evaluation" / "test" / "cases.csv")
+        assert [(m.case, m.task) for m in cases] == [("p3_orn", "orn"), ("p4_ce", "ce")]
+
+
+def test_the_tables_beside_ours(place: Path) -> None:
+    asked = ["--ours", "ours", "--markdown", "doc.md", "--section", "tiny"]
+    found = run_module("baselines", "--config", "config.py", *OPTIONS, *asked, cwd=place, **ALONE)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.count("scored before") == 2 and "step 2/2" not in found.stdout
+    models = {row["Model"]: row for row in rows(place / "out" / "results" / "models.csv")}
+    assert list(models) == ["ours", "SegResNet", "DynUNet"]
+    assert models["ours"]["Sees"] == "image, task, dose box"
+    assert models["DynUNet"]["Sees"] == "image, task"
+    assert float(models["DynUNet"]["Parameters (M)"]) > 0.001
+    differences = json.loads((place / "out" / "results" / "results.json").read_text())
+    wanted = {"other": "SegResNet", "measure": "dice", "task": "all"}
+    (to_itself,) = [d for d in differences["differences"] if wanted.items() <= d.items()]
+    assert to_itself["mean"] == to_itself["low"] == to_itself["high"] == 0 and to_itself["n"] == 2
+    document = (place / "doc.md").read_text()
+    assert document.startswith("<!-- baselines tiny -->")
+    assert document.rstrip().endswith("<!-- end of baselines tiny -->")
+    for text in (
+        "python -m rtsam_jax.baselines --config config.py",
+        "tiny, split test (synthetic)",
+        "DynUNet",
+    ):
+        assert text in document
+
+
+def test_another_network_in_the_same_folder_is_refused(place: Path) -> None:
+    folder = place / "out" / "segresnet" / "seed0"
+    cfg = ExperimentConfig.from_dict(json.loads((folder / "run.json").read_text())["config"])
+    cfg.out = str(folder)
+    data = load_run_data(cfg)
+    training, prints = prepare_training(cfg, data), fingerprints(data.train, cache_root(cfg))
+    for options, field in (
+        (RivalOptions(width=0.5), "width"),
+        (RivalOptions(width=0.01, roi_channel=True), "roi_channel"),
+        (RivalOptions(width=0.01, loss="ours"), "loss"),
+    ):
+        with pytest.raises(OutputExists, match=f"another {field}; give another folder with --out"):
+            run_rival("segresnet", cfg, options, data, training, train_cases=prints)
+
+
+def arguments(*given: str) -> Any:
+    return baselines.parser().parse_args(given)
+
+
+def test_a_rival_that_fails_is_named_and_the_others_go_on(
+    place: Path,
+    tiny_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = read_cases(place / "ours" / "evaluation" / "test" / "cases.csv")
+
+    def stand_in(name: str, cfg: Any, *_: Any, **__: Any) -> RivalRun:
+        if name == "vnet":
+            raise RuntimeError("out of\nmemory")
+        title = baselines.ARCHITECTURES[name].title
+        return RivalRun(title, cfg.seed, done, 10, 2, 60.0, "cpu")
+
+    monkeypatch.setattr(baselines, "run_rival", stand_in)
+    cfg = tiny_config(tiny_dataset)
+    given = arguments("--model", "vnet", "unetr", "--out", str(tmp_path), "--seeds", "0", "1")
+    with pytest.raises(RunsFailed, match="2 of 4 runs failed"):
+        baselines.run(cfg, given, "the command")
+    written = capsys.readouterr()
+    named = "VNet, seed 0, failed (RuntimeError): out of memory"
+    assert f"error: {named}" in written.err and "VNet, seed 1, failed" in written.err
+    models = rows(tmp_path / "results" / "models.csv")
+    assert [row["Model"] for row in models] == ["UNETR"]
+    assert named in (tmp_path / "results" / "tables.md").read_text()
+    assert models[0]["Seeds"] == "2" and models[0]["Training (min)"] == "1.0"
+
+
+def comparison(place: Path, data: RunData, seeds: list[int], **changes: Any) -> Comparison:
+    cases = read_cases(place / "ours" / "evaluation" / "test" / "cases.csv")
+    cfg = tiny_config(data.dataset.root, steps=2)
+    ours = [OurRun(place / "ours", dataclasses.replace(cfg, **changes), cases) for _ in seeds]
+    runs = [RivalRun("VNet", seed, cases, 10, 2, 60.0, "cpu") for seed in seeds]
+    return Comparison(cfg, RivalOptions(roi_channel=True), data, seeds, ours, {"VNet": runs}, [])
+
+
+def test_several_seeds_stand_side_by_side(place: Path, tiny_dataset: Path) -> None:
+    data = load_run_data(tiny_config(tiny_dataset))
+    found = comparison(place, data, [3, 5])
+    for cases in found.methods.values():
+        names = [m.case for m in cases]
+        assert names == [f"{c} (seed {s})" for s in (3, 5) for c in ("p3_orn", "p4_ce")]
+        assert {m.patient for m in cases} == {"p3", "p4"}
+    assert any("seeds 3, 5" in note and "by patient" in note for note in found.notes())
+    assert found.models().rows[1][1] == "image, task, ROI"
+
+
+def test_what_ours_was_trained_with_otherwise_is_told(place: Path, tiny_dataset: Path) -> None:
+    data = load_run_data(tiny_config(tiny_dataset))
+    assert not any("was not trained" in note for note in comparison(place, data, [0]).notes())
+    notes = comparison(place, data, [0], steps=9, log_every=7).notes()
+    (told,) = [note for note in notes if "was not trained" in note]
+    assert "steps (9, rivals 2)" in told and "log_every" not in told
+
+
+def test_ours_must_be_scored_on_the_same_cases_and_seeds(
+    place: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    data = load_run_data(tiny_config(tiny_dataset))
+    assert [run.folder for run in read_ours([place / "ours"], data, [0])] == [place / "ours"]
+    assert read_ours([], data, [0, 1]) == []
+    with pytest.raises(ConfigError, match=r"config.seed \[0\], but --seeds is \[0, 1\]"):
+        read_ours([place / "ours"], data, [0, 1])
+    fewer = dataclasses.replace(data, held_out=data.held_out[:1])
+    with pytest.raises(ConfigError, match="scored on other cases"):
+        read_ours([place / "ours"], fewer, [0])
+    shutil.copytree(place / "ours", tmp_path / "unscored")
+    shutil.rmtree(tmp_path / "unscored" / "evaluation")
+    with pytest.raises(MissingFile, match="evaluate that run"):
+        read_ours([tmp_path / "unscored"], data, [0])
+
+
+def test_mistakes_are_told_before_anything_is_trained(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = tiny_config(tiny_dataset)
+    out = ("--out", str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="--width is 2,"):
+        baselines.run(cfg, arguments("--width", "2", *out), "")
+    with pytest.raises(MissingFile, match="nowhere"):
+        baselines.run(cfg, arguments("--ours", str(tmp_path / "nowhere"), *out), "")
+    unscored = dataclasses.replace(cfg, evaluate=False)
+    with pytest.raises(ConfigError, match="config.evaluate"):
+        baselines.run(unscored, arguments(*out), "")
+    monkeypatch.setitem(sys.modules, "monai", None)
+    with pytest.raises(ExtraMissing, match="baselines"):
+        baselines.run(cfg, arguments(*out), "")
+    assert not (tmp_path / "out").exists()
