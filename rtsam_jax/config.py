@@ -111,6 +111,9 @@ class DataConfig:
     builder_cases: int = 0  # cases the builder makes; 0 = its default
     spacing_mm: float = 1.0  # isotropic model grid (Sec. 4.1)
     interpolation: str = "linear"  # of the image | "bspline": cubic
+    # Where crops lie: "dose": centred on the dose box, or tiling it where it is larger | "image":
+    # tiling the body, whatever the dose; half of the training crops then hold some of the label.
+    crop: str = "dose"
     jitter: int = 16  # voxels; random shift of the training crop, each way
     balance: str = "none"  # every case once per epoch | "task": every task equally often
     cache: str = ""  # folder or URL of the prepared cases; "" = prepared/ in the dataset

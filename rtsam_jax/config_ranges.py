@@ -36,6 +36,7 @@ def check_ranges(cfg: ExperimentConfig) -> None:
         "dose.source": ("dose", "label", "none"),
         "data.builder": ("", "phantom", "phantom_twins", "openkbp", "images_ct", "images_mr"),
         "data.interpolation": ("linear", "bspline"),
+        "data.crop": ("dose", "image"),
         "data.balance": ("none", "task"),
         "data.cache_dtype": ("float32", "float16"),
         "views.cache": ("none", "bfloat16", "float32"),
@@ -107,6 +108,11 @@ def check_ranges(cfg: ExperimentConfig) -> None:
         cfg.dose.source != "none" or not cfg.prompt.box,
         "dose.source",
         "'dose' or 'label' where prompt.box is True",
+    )
+    need(
+        cfg.data.crop == "dose" or cfg.dose.source == "dose",
+        "data.crop",
+        "'dose' where dose.source is another than 'dose': crops then lie around the label",
     )
     need(cfg.data.prepare_workers >= 0, "data.prepare_workers", "0 or more")
     need(cfg.data.read_threads >= 1, "data.read_threads", "at least 1")

@@ -22,8 +22,13 @@ BASE = frozenset({"errors", "config", "config_ranges", "geometry"})
 PARTS = frozenset(
     {"compilation", "models", "weights", "losses", "metrics", "optim", "prompts", "data"}
 )
-SERVICES = frozenset({"report", "text", "evaluation", "training", "planning", "benchmark", "flags"})
-COMMANDS = frozenset({"train", "evaluate", "prepare", "bench", "plan"})
+SERVICES = frozenset(
+    {"report", "text", "evaluation", "training", "planning", "benchmark", "rivals", "ablation"}
+    | {"flags"}
+)
+COMMANDS = frozenset(
+    {"train", "evaluate", "prepare", "bench", "plan", "baselines", "interact", "ablate"}
+)
 
 # Part -> what it may import of rtsam_jax besides itself; a dotted entry allows that one module.
 ALLOWED: dict[str, frozenset[str]] = {
@@ -42,9 +47,11 @@ ALLOWED: dict[str, frozenset[str]] = {
     "report": BASE | PARTS,
     "text": BASE | PARTS,
     "evaluation": BASE | PARTS | {"report", "text"},
-    "training": BASE | PARTS | {"report"},
+    "training": BASE | PARTS | {"report", "flags"},
     "planning": BASE | PARTS | {"report", "training"},
     "benchmark": BASE | PARTS | {"training", "evaluation", "report"},
+    "rivals": BASE | PARTS | {"training", "evaluation", "report", "text"},
+    "ablation": BASE | PARTS | {"training", "evaluation", "report", "flags"},
     "flags": BASE,
     **{name: BASE | PARTS | SERVICES for name in COMMANDS},
 }
@@ -57,6 +64,7 @@ ORBAX = frozenset({"training/checkpoint.py", "weights.py"})
 FOREIGN = frozenset({"torch", "transformers", "monai", "medim", "SimpleITK"})
 FOREIGN_IN_FUNCTIONS = {
     "benchmark": frozenset({"torch", "medim", "monai"}),
+    "rivals": frozenset({"torch", "monai"}),
     "text": frozenset({"transformers"}),  # the tokenizer, where features are not cached yet
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from rtsam_jax.errors import VolumeError
+from rtsam_jax.prompts.dose import box_corners
 
 _CT_RANGE = (-1000.0, 1000.0)  # HU
 _CT_FOREGROUND = -900.0  # HU
@@ -54,6 +55,18 @@ def foreground(array: np.ndarray, modality: str, name: str) -> tuple[np.ndarray,
             "normalised; check that the right file was exported."
         )
     return values, mean, std
+
+
+def body_box(array: np.ndarray, modality: str) -> np.ndarray:
+    """First and last voxel of the foreground along each axis, inclusive: (2, 3) int64.
+
+    Args:
+      array: [X, Y, Z], in HU (CT) or any unit (MR), that `foreground` accepts.
+      modality: "CT" or "MR".
+    """
+    box = box_corners(array > _CT_FOREGROUND if modality == "CT" else array != 0)
+    assert box is not None  # `foreground` refuses such an image
+    return box
 
 
 def smooth(values: np.ndarray, spacing: np.ndarray, target_mm: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rtsam_jax.data.crops import crop_origins
+from rtsam_jax.data.crops import crop_origins, extract
 from rtsam_jax.data.packing import pack, pack_mask, unpack, unpack_mask
 from rtsam_jax.data.preprocess import Preprocessed
 from rtsam_jax.prompts.dose import box_corners
@@ -22,22 +22,45 @@ Box = np.ndarray  # int (2, 3), inclusive corners
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """A case around its box, crop, jitter and affine margin included."""
+    """A case around its crops, jitter and affine margin included."""
 
     image: np.ndarray  # [X, Y, Z] float32 or float16, normalised; read-only
     roi: np.ndarray  # [X, Y, Z] uint8
     label: np.ndarray  # [X, Y, Z] uint8
-    origins: np.ndarray  # [n, 3] int, the crops that prediction would take
+    origins: np.ndarray  # [n, 3] int, of the crops that prediction would take; may repeat
     background: float  # normalised intensity of what lies outside the volume
     task_id: int
 
 
 def anchor_box(scan: Preprocessed, label: np.ndarray | None) -> Box:
-    """What crops are centred on: the dose's box; without dose the label's; else the whole image."""
-    if scan.box is not None:
-        return scan.box
+    """What crops lie around: the dose's or body's box; else the label's; else the whole image."""
+    if scan.anchor is not None:
+        return scan.anchor
     box = box_corners(label) if label is not None else None
     return box if box is not None else np.array([(0, 0, 0), scan.image.shape]) - [[0], [1]]
+
+
+def training_origins(
+    scan: Preprocessed, label: np.ndarray | None, size: int, *, crop: str
+) -> np.ndarray:
+    """Origins of the crops that training draws from, each as often as it stands there: int [n, 3].
+
+    Of crops that tile a body few hold any of a small label: these are repeated until they are about
+    half of all.
+
+    Args:
+        scan: with or without dose.
+        label: `[X, Y, Z]` on its grid, or None.
+        size: the crop's edge in voxels.
+        crop: config.data.crop.
+    """
+    origins = crop_origins(anchor_box(scan, label), size)
+    if crop == "dose" or label is None:
+        return origins
+    holds = np.array([extract(label, origin, size, 0).any() for origin in origins])
+    hits = np.count_nonzero(holds)
+    more = round((len(origins) - hits) / hits) - 1 if hits else 0
+    return np.concatenate([origins, np.repeat(origins[holds], max(0, more), axis=0)])
 
 
 def encode(
@@ -47,6 +70,7 @@ def encode(
     size: int,
     reach: int,
     dtype: str,
+    crop: str = "dose",
 ) -> bytes:
     """One record of a scan and its labels.
 
@@ -56,9 +80,10 @@ def encode(
         size: the crop's edge in voxels.
         reach: voxels that jitter and affine may go beyond the crops.
         dtype: of the image on disk.
+        crop: config.data.crop.
     """
     anchors = [anchor_box(scan, label) for label in labels]
-    origins = [crop_origins(anchor, size) for anchor in anchors]
+    origins = [training_origins(scan, label, size, crop=crop) for label in labels]
     every = np.concatenate(origins)
     low = np.maximum(every.min(0) - reach, 0)
     high = np.minimum(every.max(0) + size + reach, scan.image.shape)

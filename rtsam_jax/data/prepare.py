@@ -251,7 +251,14 @@ def _prepare_scan(scan: Scan, settings: CacheSettings) -> tuple[bytes, dict[str,
         except RTSamError as error:
             labels.append(None)
             failures[at] = (error.code, str(error))
-    content = encode(whole, labels, size=settings.size, reach=settings.reach, dtype=settings.dtype)
+    content = encode(
+        whole,
+        labels,
+        size=settings.size,
+        reach=settings.reach,
+        dtype=settings.dtype,
+        crop=settings.spec.crop,
+    )
     for path, then in scan.stamps:
         if stamp(path) != then:  # a record of other bytes than its key's would stay for ever
             raise UnreadableFile(f"{path} was changed while it was prepared; start again.")

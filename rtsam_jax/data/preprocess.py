@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.grid import Grid, Space, model_grid, require_coverage, require_overlap
-from rtsam_jax.data.intensity import air, foreground, smooth
+from rtsam_jax.data.intensity import air, body_box, foreground, smooth
 from rtsam_jax.data.nifti import Volume
 from rtsam_jax.errors import IncompleteCase, NonFiniteVoxels, VolumeError
 from rtsam_jax.geometry import HALF, index_map, resample
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _SPLINE_ORDER = {"linear": 1, "bspline": 3}
+_TOUCHING = 1e-3  # voxels; a face on that of a model voxel does not reach into it
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class PreprocessSpec:
     gy: float = 0.0  # the absolute threshold
     margin_mm: float = 0.0  # by which the ROI is grown
     interpolation: str = "linear"  # of the image | "bspline"
+    crop: str = "dose"  # what crops lie around | "image": the body
 
     @classmethod
     def from_config(cls, cfg: ExperimentConfig) -> PreprocessSpec:
@@ -61,6 +63,7 @@ class PreprocessSpec:
             gy=cfg.dose.gy,
             margin_mm=cfg.dose.margin_mm,
             interpolation=cfg.data.interpolation,
+            crop=cfg.data.crop,
         )
 
 
@@ -79,6 +82,14 @@ class Preprocessed:
     mean: float  # of the native intensities, which normalised the image
     std: float
     background: float  # what air (CT) or zero (MR) became: fills crops beyond the volume
+    diagonal_mm: float  # of the original image, corner to corner
+    # int64 (2, 3), inclusive corners of the image's foreground where crops lie around that.
+    body: np.ndarray | None = None
+
+    @property
+    def anchor(self) -> np.ndarray | None:
+        """What crops are centred on, or tile where it is larger: the dose's box, or the body's."""
+        return self.box if self.body is None else self.body
 
     def require_dose(self, *, name: str, purpose: str) -> tuple[np.ndarray, np.ndarray]:
         """The ROI and its box.
@@ -130,6 +141,7 @@ def preprocess(
     values = smooth(values, image.spacing, spec.spacing_mm)
     matrix = index_map(image.affine, grid.affine)
     values = resample(values, matrix, grid.shape, order=_SPLINE_ORDER[spec.interpolation])
+    tiled = spec.crop == "image"
     return Preprocessed(
         image=((values - np.float32(mean)) / np.float32(std)).astype(np.float32),
         roi=region and region.roi,
@@ -142,7 +154,19 @@ def preprocess(
         mean=mean,
         std=std,
         background=float((np.float32(air(modality)) - np.float32(mean)) / np.float32(std)),
+        diagonal_mm=float(np.linalg.norm(np.array(image.shape) * image.spacing)),
+        body=_box_on(grid, body_box(image.array, modality), image) if tiled else None,
     )
+
+
+def _box_on(grid: Grid, box: np.ndarray, image: Volume) -> np.ndarray:
+    """The voxels of the model grid that a box of an image's voxels reaches into."""
+    matrix = index_map(grid.affine, image.affine)  # parallel axes: a box stays a box
+    low, high = (
+        corner @ matrix[:3, :3].T + matrix[:3, 3] for corner in (box[0] - 0.5, box[1] + 0.5)
+    )
+    first, last = np.floor(low + 0.5 + _TOUCHING), np.ceil(high - 0.5 - _TOUCHING)
+    return np.clip([first, last], 0, np.array(grid.shape) - 1).astype(np.int64)
 
 
 def label_to_grid(label: Volume, grid: Grid, *, name: str = "label") -> np.ndarray:

@@ -11,6 +11,7 @@ from flax import nnx
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.crops import blend, crop_origins, extract
+from rtsam_jax.data.neighbourhood import anchor_box
 from rtsam_jax.data.preprocess import Preprocessed
 from rtsam_jax.models.layers import upsample
 from rtsam_jax.models.presets import get_spec
@@ -74,11 +75,11 @@ def predict_volume(
 ) -> np.ndarray:
     """Probability `[X, Y, Z]` float32 on the model grid.
 
-    One crop where the dose box fits, else overlapping ones blended with Gaussian weights; 0 where
-    no crop reaches.
+    One crop where what it is centred on fits, else overlapping ones blended with Gaussian weights;
+    0 where no crop reaches.
     """
-    high_dose, box = scan.require_dose(name=name, purpose="prediction")
-    origins = crop_origins(box, size)
+    high_dose, _ = scan.require_dose(name=name, purpose="prediction")
+    origins = crop_origins(anchor_box(scan, None), size)
     out = []
     for start in range(0, len(origins), BATCH):
         part = origins[start : start + BATCH]

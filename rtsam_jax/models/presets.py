@@ -84,6 +84,19 @@ PRESETS: dict[str, ModelSpec] = {
         decoder_mlp=256,
         iou_hidden=96,
     ),
+    # Whole structures at 6 mm: cpu_s's field of view and logits at an eighth of its voxels.
+    "cpu_s48": ModelSpec(
+        image_size=48,
+        patch_size=8,
+        width=128,
+        depth=4,
+        heads=4,
+        window=6,
+        global_blocks=(0, 1, 2, 3),
+        prompt_width=96,
+        decoder_mlp=256,
+        iou_hidden=96,
+    ),
     # For tests: every mechanism (a padded window, a global block), few parameters.
     "test": ModelSpec(
         image_size=32,

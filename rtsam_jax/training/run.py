@@ -139,7 +139,7 @@ def open_run_folder(cfg: ExperimentConfig, train_cases: Sequence[str]) -> Iterat
         raise OutputExists(
             f"{run} exists and is not a run's folder; give another with --config.out=FOLDER."
         )
-    digest = hashlib.sha256(json.dumps(list(train_cases)).encode()).hexdigest()
+    digest = _digest(train_cases)
     content = {"config": dataclasses.asdict(cfg), "train_cases": digest, **environment()}
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -157,6 +157,24 @@ def open_run_folder(cfg: ExperimentConfig, train_cases: Sequence[str]) -> Iterat
             except OSError as cause:
                 raise _not_writable(run, cause) from cause
         yield run
+
+
+def require_same_run(run: Path, cfg: ExperimentConfig, train_cases: Sequence[str]) -> None:
+    """Raises where a folder holds another run than this; without a step it holds none yet.
+
+    Args:
+        train_cases: `fingerprints` of the training cases, in their order.
+
+    Raises:
+        OutputExists: it has other settings or training cases.
+        UnreadableFile: its `run.json` is damaged.
+    """
+    if (run / RECORD).exists() and has_steps(run):
+        _require_same(run, read_record(run), cfg, _digest(train_cases))
+
+
+def _digest(train_cases: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(train_cases)).encode()).hexdigest()
 
 
 def has_steps(run: Path) -> bool:

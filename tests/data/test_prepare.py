@@ -150,6 +150,7 @@ CHANGES = {
     "data__spacing_mm": 3.0,
     "data__jitter": 5,
     "data__interpolation": "bspline",
+    "data__crop": "image",
     "data__cache_dtype": "float16",
     "dose__tau": 0.7,
     "dose__threshold": "d2",

@@ -25,7 +25,8 @@ def scan_of(shape, low, high) -> SimpleNamespace:
     roi = np.zeros(shape, np.uint8)
     roi[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = 1
     dose = lambda **_: (roi, box)  # noqa: E731
-    return SimpleNamespace(image=image, roi=roi, box=box, background=-7.0, require_dose=dose)
+    about = {"roi": roi, "box": box, "anchor": box, "background": -7.0, "require_dose": dose}
+    return SimpleNamespace(image=image, **about)
 
 
 def recording():

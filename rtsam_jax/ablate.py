@@ -1,0 +1,184 @@
+"""`python -m rtsam_jax.ablate --config configs/NAME.py [--config.FIELD=VALUE ...] [...]`.
+
+Trains the whole method of a config and its ablations on the same splits and seeds, scores each
+without clicks, and leaves tables and figures: components (Table 2), text by task (Fig. 6), the crop
+without dose, tau (Figs. 7, 8), iterations and clicks (Fig. 9), loss. Runs that two studies share
+are trained once. Each run has a folder below config.out; the same command goes on where it was
+stopped, and trains nothing twice. docs/ablation.md says what to read from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rtsam_jax.ablation.places import places_here
+from rtsam_jax.ablation.plan import (
+    Plan,
+    Replicate,
+    Run,
+    describe,
+    folds,
+    make_plan,
+    repeats,
+    seeds,
+)
+from rtsam_jax.ablation.record import make_record, text, write_document, write_files
+from rtsam_jax.ablation.runner import Failed, Stopped, only_one, train_runs
+from rtsam_jax.ablation.variants import STUDIES
+from rtsam_jax.data.cache import cache_root
+from rtsam_jax.data.selection import RunData, load_run_data
+from rtsam_jax.errors import ConfigError, OutputExists, RunsFailed, run_command
+from rtsam_jax.text.prompt_set import require_language_model
+from rtsam_jax.training.processes import require_alone
+from rtsam_jax.training.run import RECORD, fingerprints, require_same_run, total_steps
+from rtsam_jax.training.state import require_encoder_weights
+
+
+def load_data(plan: Plan) -> dict[str, RunData]:
+    """The data of each replicate, and a check that what earlier commands left is of it.
+
+    Raises:
+        ConfigError: repeated splits of a dataset that has its own.
+        OutputExists: a run's folder holds another run: other settings, cases or files.
+        RTSamError: of the dataset, or of weights that a run needs.
+    """
+    by_split: dict[tuple[int, ...], tuple[RunData, list[str]]] = {}
+    found = {}
+    for run in plan.runs:
+        require_encoder_weights(run.cfg)
+        require_language_model(run.cfg)
+        split = run.cfg.data.split_seed, run.cfg.data.inner_folds, run.cfg.data.inner_fold
+        if split not in by_split:
+            data = load_run_data(run.cfg)
+            by_split[split] = data, fingerprints(data.train, cache_root(run.cfg))
+        data, prints = by_split[split]
+        require_same_run(run.folder, run.cfg, prints)
+        found[run.replicate.name] = data
+    first = next(iter(found.values())).dataset
+    varied = {name for replicate in plan.replicates for name in replicate.changes}
+    if "data.split_seed" in varied and any(case.split is not None for case in first.cases):
+        raise ConfigError(
+            f"--repeats would repeat one and the same split, since {first.root} has its own; "
+            "give --seeds or --folds instead."
+        )
+    return found
+
+
+def train(plan: Plan, data: dict[str, RunData], parallel: int) -> list[Failed]:
+    """Trains and scores what is not done yet.
+
+    Raises:
+        OutputExists: another command works in the folder.
+        Stopped: by a signal.
+    """
+    with only_one(plan.out) as lock:
+        left = [run for run in plan.runs if not run.done]
+        print(f"{len(plan.runs)} runs, {len(left)} of them to do, in {plan.out}", flush=True)
+        if not left:
+            return []
+
+        def steps(run: Run) -> int:
+            return total_steps(run.cfg, len(data[run.replicate.name].train))
+
+        places = places_here(parallel)
+        return train_runs(left, places, {run.name: steps(run) for run in left}, lock)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    options, arguments = _parser().parse_known_args()
+    require_alone(os.environ)
+    plan = make_plan(arguments, options.studies, _replicates(options))
+    if options.dry_run:
+        print(describe(plan))
+        for run in plan.runs:
+            if not run.done:
+                print(shlex.join(run.command))
+        return
+    if (plan.out / RECORD).exists():
+        raise OutputExists(
+            f"{plan.out} is the folder of a single run; give another with --config.out=FOLDER."
+        )
+    data = load_data(plan)
+    try:
+        failed = train(plan, data, options.parallel)
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on", flush=True)
+        sys.exit(128 + stopped.asked)
+    record = make_record(sys.argv[1:], plan, data[plan.replicates[0].name], failed)
+    pictures = write_files(record)
+    print("\n" + text(record), flush=True)
+    print(f"tables and {len(pictures)} figures are in {plan.out}", flush=True)
+    if options.markdown:
+        write_document(record, options.markdown, options.section or plan.out.name, pictures)
+    if failed:
+        raise RunsFailed(
+            f"{len(failed)} of {len(plan.runs)} runs failed: "
+            f"{'; '.join(f'{each.run.name} ({each.reason})' for each in failed)}; mend what they "
+            "say and start the same command again, which trains only those."
+        )
+
+
+def _replicates(options: argparse.Namespace) -> Sequence[Replicate]:
+    if options.folds:
+        return folds(options.folds)
+    if options.repeats:
+        return repeats(options.repeats)
+    return seeds(list(dict.fromkeys(options.seeds)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rtsam_jax.ablate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--studies", nargs="+", choices=[*STUDIES], default=[*STUDIES], help="default: all")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--seeds", nargs="+", type=_count, default=[0, 1, 2], help="default: 0 1 2")
+    which.add_argument(
+        "--folds", type=_several, default=0, help="instead: so many folds of the training patients"
+    )
+    which.add_argument(
+        "--repeats", type=_several, default=0, help="instead: so many splits into train and test"
+    )
+    add(
+        "--parallel",
+        type=_positive,
+        default=0,
+        help="runs at a time, which share GPUs or cores; default: one per GPU, on a CPU one",
+    )
+    add("--dry-run", action="store_true", help="say what would be trained, and how")
+    add("--markdown", type=Path, help="document to put the tables into, between its marks")
+    add("--section", default="", help="name in those marks; default: that of the folder")
+    return parser
+
+
+def _count(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _several(text: str) -> int:
+    return _at_least(2, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}")
+    return value
+
+
+if __name__ == "__main__":
+    run_command(main)

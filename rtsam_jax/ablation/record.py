@@ -1,0 +1,230 @@
+"""What an ablation leaves in its folder: tables, numbers, pictures, and a section of a document."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from rtsam_jax.ablation.dose_masks import draw_dose_masks
+from rtsam_jax.ablation.figures import draw_study
+from rtsam_jax.ablation.plan import Plan
+from rtsam_jax.ablation.results import (
+    Result,
+    Scores,
+    pooled,
+    read_scores,
+    results_of,
+    seconds_of,
+)
+from rtsam_jax.ablation.runner import Failed
+from rtsam_jax.ablation.tables import (
+    NOTE,
+    as_json,
+    difference_table,
+    every_number,
+    study_table,
+)
+from rtsam_jax.ablation.variants import TAUS, Study
+from rtsam_jax.data.preprocess import PreprocessSpec
+from rtsam_jax.data.selection import RunData
+from rtsam_jax.errors import EmptyROI
+from rtsam_jax.evaluation.report import write_results
+from rtsam_jax.models.presets import get_spec
+from rtsam_jax.report.files import written_whole
+from rtsam_jax.report.latex import latex
+from rtsam_jax.report.machine import cpu_name
+from rtsam_jax.report.results_html import KINDS, Picture
+from rtsam_jax.report.section import write_section
+from rtsam_jax.report.tables import render, write_csv
+from rtsam_jax.training.run import read_record, total_steps
+
+SCHEMA_VERSION = 1
+_COUNTED = "Every case counts once for each run; intervals and tests are by patient."
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that is known at the end of an ablation.
+
+    Attributes:
+        command: as it was called.
+        data: of the first replicate.
+        scores: by study, variant and replicate.
+        results: by study.
+        failed: runs that did not end well.
+    """
+
+    command: str
+    plan: Plan
+    data: RunData
+    scores: Mapping[str, Mapping[str, Scores]]
+    results: dict[str, list[Result]]
+    failed: Sequence[Failed]
+
+    @property
+    def heading(self) -> str:
+        """Dataset and its kind."""
+        return f"{self.data.dataset.name} ({self.data.dataset.kind})"
+
+
+def make_record(
+    arguments: Sequence[str], plan: Plan, data: RunData, failed: Sequence[Failed]
+) -> Record:
+    """Reads what the finished runs measured.
+
+    Raises:
+        UnreadableFile: a table of cases is damaged or of an earlier version.
+    """
+    command = shlex.join(["python", "-m", "rtsam_jax.ablate", *arguments])
+    scores = {study.name: read_scores(plan, study) for study in plan.studies}
+    results = {study.name: results_of(study, scores[study.name]) for study in plan.studies}
+    return Record(command, plan, data, scores, results, failed)
+
+
+def settings(record: Record) -> str:
+    """One paragraph: data, splits, model, schedule, machine and time."""
+    cfg, data = record.plan.cfg, record.data
+    spec = get_spec(cfg.model.preset)
+    patients = len({case.patient for case in data.held_out})
+    replicates = ", ".join(replicate.name for replicate in record.plan.replicates)
+    sentences = [
+        f"{record.heading}, tasks {', '.join(data.tasks)}: {len(data.train)} training cases, "
+        f"{len(data.held_out)} held out ({patients} patients, {data.held_out_name}). "
+        f"{KINDS.get(data.dataset.kind, '')}",
+        f"{cfg.model.preset} at {cfg.data.spacing_mm:g} mm, crops of {spec.image_size} voxels, "
+        f"tau {cfg.dose.tau:g}, {total_steps(cfg, len(data.train))} steps of {cfg.batch_size}; "
+        f"each variant as {replicates}.",
+    ]
+    done = [run for run in record.plan.runs if run.done]
+    seconds = seconds_of(done)
+    if seconds:
+        middle, longest = (timedelta(seconds=round(f(seconds))) for f in (statistics.median, max))
+        about = read_record(done[0].folder)
+        sentences.append(
+            f"A run took {middle} (median, {longest} at most, scoring included, over the "
+            f"{len(seconds)} of {len(record.plan.runs)} runs that were never interrupted) on "
+            f"{', '.join(about['devices'])}, {cpu_name()}, {os.cpu_count()} threads; Python "
+            f"{about['python']}, jax {about['versions']['jax']}."
+        )
+    return " ".join(sentences)
+
+
+def text(record: Record) -> str:
+    """Every table with its title, as Markdown that reads well in a terminal too."""
+    return "\n".join(_blocks(record))
+
+
+def _blocks(record: Record) -> Iterator[str]:
+    yield f"```\n{record.command}\n```\n"
+    yield settings(record) + "\n"
+    for study in record.plan.studies:
+        results = record.results[study.name]
+        yield f"**{study.title}.** {study.note}\n"
+        yield render(study_table(study, results, len(record.plan.replicates)))
+        differences = difference_table(study, results)
+        if differences:
+            yield render(differences)
+    yield NOTE + "\n"
+    if record.failed:
+        yield "Failed: " + "; ".join(each.run.name for each in record.failed) + ".\n"
+
+
+def write_files(record: Record) -> list[Path]:
+    """Writes `results.md`, `.csv`, `.json` and `.tex`, pictures and pages; returns the pictures."""
+    out = record.plan.out
+    with written_whole(out / "results.md") as beside:
+        beside.write_text(f"# Ablation of {record.heading}\n\n{text(record)}", encoding="utf-8")
+    every = [result for results in record.results.values() for result in results]
+    write_csv(every_number(every), out / "results.csv")
+    content = {
+        "schema": SCHEMA_VERSION,
+        "command": record.command,
+        "dataset": {"name": record.data.dataset.name, "kind": record.data.dataset.kind},
+        "config": asdict(record.plan.cfg),
+        "replicates": [
+            {"name": replicate.name, "changes": dict(replicate.changes)}
+            for replicate in record.plan.replicates
+        ],
+        "settings": settings(record),
+        "results": as_json(every),
+        "failed": [{"run": each.run.name, "reason": each.reason} for each in record.failed],
+    }
+    with written_whole(out / "results.json") as beside:
+        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with written_whole(out / "results.tex") as beside:
+        beside.write_text("\n".join(_latex(record)), encoding="utf-8")
+    pictures = []
+    for study in record.plan.studies:
+        picture = out / "figures" / f"{study.figure}.png"
+        picture.unlink(missing_ok=True)  # of runs that are no more
+        if draw_study(study, record.results[study.name], record.heading, picture):
+            pictures.append(picture)
+            _write_page(record, study, picture)
+        if study.name == "tau":
+            pictures += _draw_masks(record, out / "figures" / "fig7.png")
+    return pictures
+
+
+def _latex(record: Record) -> Iterator[str]:
+    for study in record.plan.studies:
+        results = record.results[study.name]
+        caption = f"{study.title}. {record.heading}. {study.note} {NOTE}"
+        table = study_table(study, results, len(record.plan.replicates))
+        yield latex(table, caption=caption, label=f"tab:ablation-{study.name}")
+
+
+def _write_page(record: Record, study: Study, picture: Path) -> None:
+    """A results folder of the study, with every measure; its last row is the one in question."""
+    scores = record.scores[study.name]
+    methods = {v.title: pooled(scores[v.name]) for v in reversed(study.variants) if scores[v.name]}
+    write_results(
+        record.plan.out / "studies" / study.name,
+        methods,
+        heading=f"{study.title}, {record.data.dataset.name}, split {record.data.held_out_name}",
+        kind=record.data.dataset.kind,
+        notes=[note for note in (study.note, _COUNTED) if note],
+        figures=[Picture(picture, study.title, NOTE)],
+    )
+
+
+def _draw_masks(record: Record, path: Path) -> list[Path]:
+    """Of the first held-out case that can be scored, if there is one."""
+    spec = PreprocessSpec.from_config(record.plan.cfg)
+    for case in record.data.held_out:
+        if case.dose is None or case.label is None:
+            continue
+        try:
+            draw_dose_masks(case, record.data.modality, spec, TAUS, record.heading, path)
+        except EmptyROI as error:
+            print(f"{path.name} is not drawn: {error}", flush=True)
+            break
+        return [path]
+    return []
+
+
+def write_document(record: Record, document: Path, name: str, pictures: Sequence[Path]) -> None:
+    """Puts tables and pictures between the marks `ablation NAME` of a document.
+
+    The pictures are copied to `images/` beside it: curves and bars, and of phantoms the masks,
+    since a patient's picture is not for publishing.
+
+    Raises:
+        UnreadableFile: the document lacks one of the marks.
+    """
+    synthetic = record.data.dataset.kind == "synthetic"
+    copies = {
+        f"images/ablation_{name}_{picture.name}": picture
+        for picture in pictures
+        if synthetic or picture.stem != "fig7"
+    }
+    shown = (f"![{p.stem}, {record.heading}]({place})\n" for place, p in copies.items())
+    write_section(document, "ablation", name, "\n".join([text(record), *shown]))
+    for place, picture in copies.items():
+        with written_whole(document.parent / place) as beside:
+            beside.write_bytes(picture.read_bytes())

@@ -1,0 +1,220 @@
+"""Tables of made-up cases against values by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from rtsam_jax.ablation.plan import Plan, make_plan, seeds
+from rtsam_jax.ablation.record import (
+    Record,
+    make_record,
+    text,
+    write_document,
+    write_files,
+)
+from rtsam_jax.ablation.results import results_of
+from rtsam_jax.ablation.runner import Failed
+from rtsam_jax.ablation.variants import STUDIES
+from rtsam_jax.data.json_file import write_json
+from rtsam_jax.data.selection import load_run_data
+from rtsam_jax.errors import UnreadableFile
+from rtsam_jax.metrics.case import CaseMetrics
+from rtsam_jax.report.tables import case_rows, write_csv
+from tests.tiny import tiny_config, write_config_file
+
+# By variant and seed: Dice of patient p's two cases (orn, ce) and of patient q's one (orn).
+DICE = {
+    "base": {"seed0": (0.2, 0.4, 0.6), "seed1": (0.4, 0.6, 0.8)},
+    "base-t": {"seed0": (0.3, 0.6, 0.6), "seed1": (0.5, 0.8, 0.7)},
+}
+CASES = (("1", "p", "orn"), ("2", "p", "ce"), ("3", "q", "orn"))
+
+
+def measured(case: str, patient: str, task: str, dice: float, **fields: object) -> CaseMetrics:
+    values: dict[str, object] = {
+        "iou": dice / (2 - dice),
+        "precision": dice,
+        "recall": dice,
+        "hd95_mm": 10 * (1 - dice),
+        "assd_mm": 1 - dice,
+        "volume_pred_ml": 1.0,
+        "volume_truth_ml": 2.0,
+        "both_empty": False,
+        "missed": False,
+        "diagonal_mm": 100.0,
+        "masd_mm": 1 - dice,
+        "nsd_1mm": dice,
+        "nsd_2mm": dice,
+        "lesions_truth": 1,
+        "lesions_pred": 1,
+        "lesions_found": 1,
+        "lesions_right": 1,
+        "structures_ml": {},
+    }
+    return CaseMetrics(case=case, patient=patient, task=task, dice=dice, **(values | fields))
+
+
+def scores(variant: str) -> dict[str, list[CaseMetrics]]:
+    return {
+        seed: [measured(*case, value) for case, value in zip(CASES, dice, strict=True)]
+        for seed, dice in DICE[variant].items()
+    }
+
+
+def text_study():
+    found = results_of(STUDIES["text"], {name: scores(name) for name in DICE})
+    return {(result.variant.name, result.task): result for result in found}
+
+
+def test_means_are_over_cases_and_runs_and_deviations_over_runs() -> None:
+    dice = text_study()["base", "all"].estimates["dice"]
+    assert dice.mean == pytest.approx(3.0 / 6)
+    assert dice.of_runs == pytest.approx((0.4, 0.6))
+    assert dice.std == pytest.approx(math.sqrt(2 * 0.1**2))
+    orn = text_study()["base", "orn"].estimates["dice"]
+    assert orn.mean == pytest.approx(0.5) and orn.of_runs == pytest.approx((0.4, 0.6))
+    assert text_study()["base", "ce"].estimates["hd95_mm"].mean == pytest.approx(5.0)
+
+
+def test_intervals_draw_patients_with_all_their_cases_and_runs() -> None:
+    """Of two patients a sample holds one twice or both: p's mean 0.4 over 4, q's 0.7 over 2."""
+    dice = text_study()["base", "all"].estimates["dice"]
+    assert (dice.low, dice.high) == pytest.approx((0.4, 0.7))
+
+
+def test_differences_are_paired_by_case_and_run() -> None:
+    result = text_study()["base-t", "all"]
+    change = result.differences["dice"]
+    assert change.mean == pytest.approx((0.1 + 0.2 + 0.0 + 0.1 + 0.2 - 0.1) / 6)
+    assert (change.low, change.high) == pytest.approx((-0.05, 0.15))  # q alone, p alone
+    assert text_study()["base", "all"].differences == {}
+
+
+def test_a_missing_run_is_left_out_on_both_sides() -> None:
+    both = {name: scores(name) for name in DICE}
+    del both["base"]["seed1"]
+    found = results_of(STUDIES["text"], both)
+    (change,) = [r.differences["dice"] for r in found if r.task == "all" and r.differences]
+    assert change.mean == pytest.approx((0.1 + 0.2 + 0.0) / 3)
+    (base,) = [r for r in found if r.task == "all" and not r.differences]
+    assert base.runs == ("seed0",) and math.isnan(base.estimates["dice"].std)
+
+
+def test_a_miss_counts_with_its_diagonal() -> None:
+    far = {"hd95_mm": math.inf, "assd_mm": math.inf, "missed": True}
+    own = {"seed0": [measured(*CASES[0], 0.0, **far), measured(*CASES[2], 0.5)]}
+    found = results_of(STUDIES["text"], {"base": own, "base-t": {}})
+    (whole,) = [result for result in found if result.task == "all"]
+    assert whole.missed == 1 and whole.estimates["hd95_mm"].mean == pytest.approx((100 + 5) / 2)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Plan:
+    """Two of the components' variants look trained and scored, with the values above."""
+    place = tmp_path_factory.mktemp("made-up")
+    cfg = tiny_config(tiny_dataset, prompt__task="text", prompt__language_model="lm")
+    file = write_config_file(place / "config.py", cfg)
+    arguments = ["--config", str(file), f"--config.out={place / 'out'}"]
+    plan = make_plan(arguments, ["components", "text", "tau"], seeds([0, 1]))
+    for run in plan.runs:
+        if run.variant in DICE:
+            cases = scores(run.variant)[run.replicate.name]
+            write_csv(case_rows(cases), run.cases_file)
+            write_json(run.done_file, {"seconds": 61.0, "resumed": False})
+            about = {"devices": ["cpu:0"], "python": "3", "versions": {"jax": "1"}}
+            write_json(run.folder / "run.json", {"config": {}, **about})
+    return plan
+
+
+@pytest.fixture(scope="module")
+def record(plan: Plan) -> Record:
+    failed = [Failed(next(run for run in plan.runs if run.variant == "base-id"), "out of luck")]
+    return make_record(["--config", "c.py"], plan, load_run_data(plan.cfg), failed)
+
+
+def test_the_tables_say_what_was_measured_and_what_is_not_there(record: Record) -> None:
+    lines = [" ".join(line.split()) for line in text(record).splitlines()]
+    assert (
+        "| Base | 2 | 3 | 0 | 0.500 ± 0.141 [0.400, 0.700] | 0.356 ± 0.131 | 0.500 ± 0.141 "
+        "| 0.500 ± 0.141 | 5.00 ± 1.41 | 0.50 ± 0.14 |"
+    ) in lines
+    assert "| Base-T-B | 0 of 2 | - | - | - | - | - | - | - | - |" in lines
+    difference = next(line for line in lines if line.startswith("| all | Base-T | Base |"))
+    assert "+0.083 [-0.050, +0.150] | -0.83 [-1.50, +0.50]" in difference
+    whole = "\n".join(lines)
+    assert "tiny (synthetic), tasks orn, ce, crn" in whole
+    assert "each variant as seed0, seed1" in whole and "1:01 (median, 0:01:01 at most" in whole
+    assert "Failed: base-id/seed0." in whole
+
+
+def test_the_files_hold_the_same_numbers(record: Record, plan: Plan) -> None:
+    pictures = write_files(record)
+    with (plan.out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    (row,) = [
+        row
+        for row in rows
+        if (row["study"], row["variant"], row["task"], row["measure"])
+        == ("components", "base-t", "all", "dice")
+    ]
+    assert float(row["mean"]) == pytest.approx(3.5 / 6) and row["runs"] == "2"
+    assert (row["against"], float(row["difference"])) == ("base", pytest.approx(0.5 / 6))
+    content = json.loads((plan.out / "results.json").read_text())
+    found = next(r for r in content["results"] if r["variant"]["name"] == "base-t")
+    assert found["variant"]["changes"]["prompt.task"] == "text"
+    assert content["failed"] == [{"run": "base-id/seed0", "reason": "out of luck"}]
+    latex = (plan.out / "results.tex").read_text()
+    assert latex.count(r"\begin{table}") == 3 and "tab:ablation-components" in latex
+    assert text(record) in (plan.out / "results.md").read_text()
+    assert [path.stem for path in pictures] == ["table2", "fig6", "fig7"]  # no run at any tau
+    for path in pictures:
+        pixels = matplotlib.image.imread(path)
+        assert min(pixels.shape[:2]) > 200 and pixels.std() > 0.01
+
+
+def test_a_document_gets_tables_and_pictures_between_its_marks(
+    record: Record, tmp_path: Path
+) -> None:
+    document = tmp_path / "results.md"
+    document.write_text("before\n<!-- ablation x -->\n<!-- end of ablation x -->\nafter\n")
+    pictures = write_files(record)
+    for _ in range(2):
+        write_document(record, document, "x", pictures)
+    said = document.read_text()
+    assert said.startswith("before\n") and said.endswith("after\n")
+    assert said.count("**Components (Table 2).**") == 1
+    assert "](images/ablation_x_fig7.png)" in said  # of a phantom
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {
+        f"ablation_x_{picture.name}" for picture in pictures
+    }
+    with pytest.raises(UnreadableFile, match="<!-- ablation y -->"):
+        write_document(record, document, "y", pictures)
+
+
+def test_a_patients_masks_do_not_go_into_a_document(record: Record, tmp_path: Path) -> None:
+    import dataclasses
+
+    dataset = dataclasses.replace(record.data.dataset, kind="surrogate")
+    real = dataclasses.replace(record, data=dataclasses.replace(record.data, dataset=dataset))
+    pictures = write_files(real)
+    assert "fig7" in [picture.stem for picture in pictures]
+    write_document(real, tmp_path / "results.md", "x", pictures)
+    assert "fig7" not in (tmp_path / "results.md").read_text()
+    assert not (tmp_path / "images" / "ablation_x_fig7.png").exists()
+
+
+def test_a_damaged_note_of_a_runs_end_is_named(plan: Plan, record: Record) -> None:
+    run = next(run for run in plan.runs if run.done)
+    before = run.done_file.read_text()
+    run.done_file.write_text("{}")
+    try:
+        with pytest.raises(UnreadableFile, match=f"{run.done_file} is damaged"):
+            text(record)
+    finally:
+        run.done_file.write_text(before)
