@@ -15,11 +15,18 @@ from tests.tiny import command_environment, tiny_config, write_config_file
 
 pytest.importorskip("transformers", reason="needs the tokenizers of the extra `text`")
 
-# None in sys.modules makes every import of that name fail, however deep.
+# As if they were not installed: no finder finds these names.
 BLOCKED = """
 import runpy, sys
-for name in sys.argv.pop(1).split(","):
-    sys.modules[name] = None
+names = set(sys.argv.pop(1).split(","))
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, *rest):
+        return None if name.partition(".")[0] in names else self.finder.find_spec(name, *rest)
+sys.meta_path[:] = map(Hiding, sys.meta_path)
 runpy.run_module(f"rtsam_jax.{sys.argv.pop(1)}", run_name="__main__", alter_sys=True)
 """
 
