@@ -116,11 +116,15 @@ def test_a_signal_saves_the_runs_under_way_and_starts_no_other(tmp_path: Path) -
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=ask, daemon=True).start()
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Stopped, match="SIGINT: stopped, and the runs under way are saved"):
-        train(tmp_path, "endless", "never")
-    assert signal.getsignal(signal.SIGINT) is handler
+    # What a shell starts in the background ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=ask, daemon=True).start()
+        with pytest.raises(Stopped, match="SIGINT: stopped, and the runs under way are saved"):
+            train(tmp_path, "endless", "never")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not run_of(tmp_path, "never").folder.exists()
     assert not run_of(tmp_path, "endless").done
 
