@@ -127,6 +127,7 @@ def test_an_error_of_one_process_is_told_by_all(place: Path) -> None:
     assert "Traceback" not in command.output
 
 
+@pytest.mark.slow
 def test_two_times_four_devices_equal_one_time_eight(place: Path) -> None:
     for name, processes in (("one", 1), ("two", 2)):
         options = [*EIGHT, f"--config.out={name}", f"--config.evaluate={processes == 2}"]
