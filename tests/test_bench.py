@@ -254,6 +254,7 @@ def test_sweeps_are_tabled_drawn_and_kept(
     assert (tmp_path / "bench.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_devices_are_timed_in_a_process_of_their_own() -> None:
     timing = devices.time_on_devices(bench_config("test", 2), 2, 1, 2)
     assert timing.side == "rtsam_jax" and len(timing.seconds) == 1

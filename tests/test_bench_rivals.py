@@ -101,9 +101,11 @@ def test_compiling_changes_no_value() -> None:
             embedding = rival._encoder()(rival._image(batch))
         loss, *logits = rival._pass()(embedding, None, rival._no_mask(2), label, roi)
         loss.backward()
-        gradients = [p.grad for p in rival.model.mask_decoder.parameters() if p.grad is not None]
+        parameters = rival.model.mask_decoder.parameters()
+        # What takes no part has no gradient, or, compiled, one of zeros.
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         values.append([embedding, loss, *logits, *gradients])
-    assert len(values[0]) > 30
+    assert sum(bool(value.any()) for value in values[0]) > 30
     for a, b in zip(*values, strict=True):
         assert float((a - b).norm()) <= 1e-4 * float(a.norm()) + 1e-7
     assert compiled.step(batch).compile_s > 0

@@ -209,7 +209,7 @@ def entries(cache: Path) -> dict[str, tuple[str, int, bytes]]:
     return found
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_and_resume_gives_what_an_uninterrupted_run_gives(
     slow_place: Path, workers: int
 ) -> None:

@@ -182,6 +182,7 @@ def test_a_finished_run_is_only_evaluated_again(place: Path) -> None:
     assert steps_of(place / "again") == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_a_cpu_as_two_devices(place: Path) -> None:
     """Trained on a mesh of two, evaluated there, and evaluated again on one."""
     options = ["--config.mesh.cpu_devices=2", "--config.steps=2"]
@@ -196,6 +197,7 @@ def test_a_cpu_as_two_devices(place: Path) -> None:
     assert table.read_text() == first
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_devices(place: Path) -> None:
     shutil.copytree(place / "whole", place / "moved")
     shutil.rmtree(place / "moved" / "checkpoints" / str(STEPS))
