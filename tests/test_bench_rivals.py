@@ -104,7 +104,7 @@ def test_compiling_changes_no_value() -> None:
         parameters = rival.model.mask_decoder.parameters()
         # What takes no part has no gradient, or, compiled, one of zeros.
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        values.append([embedding, loss, *logits, *gradients])
+        values.append([x.detach() for x in (embedding, loss, *logits, *gradients)])
     assert sum(bool(value.any()) for value in values[0]) > 30
     for a, b in zip(*values, strict=True):
         assert float((a - b).norm()) <= 1e-4 * float(a.norm()) + 1e-7
