@@ -33,7 +33,7 @@ from rtsam_jax.evaluation.mask_files import named_places, parse_values, read_own
 from rtsam_jax.evaluation.mask_folders import MaskFolders, evaluate_masks
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.report.results_html import KINDS
-from rtsam_jax.report.results_tables import difference_table, find_differences
+from rtsam_jax.report.results_tables import COMPARED, difference_table, find_differences
 from rtsam_jax.report.tables import read_cases, render
 from rtsam_jax.text.prompt_set import PROBES, PromptSet, prompt_set
 from rtsam_jax.training.processes import require_alone
@@ -79,7 +79,8 @@ def compare(
 
     Both lists are of the same cases; see `check_same_cases`.
     """
-    return render(difference_table(find_differences({names[0]: own, names[1]: other})))
+    differences = find_differences({names[0]: own, names[1]: other}, COMPARED)
+    return render(difference_table(differences))
 
 
 def _run_parser() -> argparse.ArgumentParser:

@@ -26,9 +26,8 @@ from jax.sharding import Mesh
 
 from rtsam_jax.compilation import keep_compiled_programs
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.augment import margin
 from rtsam_jax.data.cache import cache_root
-from rtsam_jax.data.pipeline import Share, batches_from, training_batches
+from rtsam_jax.data.pipeline import Share, batches_from
 from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData, load_run_data
@@ -37,10 +36,10 @@ from rtsam_jax.evaluation.check import check_held_out
 from rtsam_jax.evaluation.held_out import evaluate_held_out
 from rtsam_jax.evaluation.inference import make_crop_predictor
 from rtsam_jax.flags import parse_config, take_options
-from rtsam_jax.models.presets import get_spec
 from rtsam_jax.optim import learning_rate, make_optimizer
 from rtsam_jax.report.figures import plot_curves
 from rtsam_jax.text.prompt_set import PromptSet, prompt_set, require_language_model
+from rtsam_jax.training.batches import fresh_batches
 from rtsam_jax.training.checkpoint import (
     RunCheckpoints,
     check_language_model,
@@ -209,21 +208,7 @@ def _steps_and_batches(
             samples=samples,
             stop=stop,
         )
-    size = get_spec(cfg.model.preset).image_size
-    batches = training_batches(
-        cases,
-        told,
-        size=size,
-        jitter=cfg.data.jitter,
-        batch_size=cfg.batch_size,
-        seed=cfg.seed,
-        margin=margin(cfg.augment, size),
-        record_dropout=cfg.prompt.dropout,
-        balanced_tasks=cases.task_ids if cfg.data.balance == "task" else None,
-        share=share,
-        rows=rows,
-        samples=samples,
-    )
+    batches = fresh_batches(cfg, cases, told, share=share, rows=rows, samples=samples)
     return make_train_step(built.graphdef, optimizer, cfg), batches
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rtsam_jax.ablation.variants import STUDIES, Study, Variant, require_whole_method
 from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.selection import held_out_name
 from rtsam_jax.errors import ConfigError
 from rtsam_jax.flags import parse_config
 from rtsam_jax.report.tables import Table, render
@@ -74,13 +75,6 @@ class Run:
     def command(self) -> list[str]:
         """As a shell would be given it."""
         return ["python", "-m", "rtsam_jax.train", *self.arguments]
-
-
-def held_out_name(cfg: ExperimentConfig) -> str:
-    """What `RunData.held_out_name` is, without reading the dataset."""
-    if cfg.data.inner_folds:
-        return f"inner{cfg.data.inner_fold}of{cfg.data.inner_folds}"
-    return cfg.data.eval_split
 
 
 @dataclass(frozen=True)

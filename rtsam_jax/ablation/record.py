@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import statistics
@@ -17,7 +16,6 @@ from rtsam_jax.ablation.plan import Plan
 from rtsam_jax.ablation.results import (
     Result,
     Scores,
-    pooled,
     read_scores,
     results_of,
     seconds_of,
@@ -31,10 +29,12 @@ from rtsam_jax.ablation.tables import (
     study_table,
 )
 from rtsam_jax.ablation.variants import TAUS, Study
+from rtsam_jax.data.json_file import write_json
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.errors import EmptyROI
 from rtsam_jax.evaluation.report import write_results
+from rtsam_jax.metrics.summary import pooled
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.report.files import written_whole
 from rtsam_jax.report.latex import latex
@@ -155,8 +155,7 @@ def write_files(record: Record) -> list[Path]:
         "results": as_json(every),
         "failed": [{"run": each.run.name, "reason": each.reason} for each in record.failed],
     }
-    with written_whole(out / "results.json") as beside:
-        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "results.json", content)
     with written_whole(out / "results.tex") as beside:
         beside.write_text("\n".join(_latex(record)), encoding="utf-8")
     pictures = []

@@ -7,7 +7,6 @@ of a case nor the cases of a patient for independent.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from rtsam_jax.ablation.variants import Study, Variant
 from rtsam_jax.errors import UnreadableFile
 from rtsam_jax.metrics.case import MEASURES, MORE_MEASURES, CaseMetrics
 from rtsam_jax.metrics.paired import paired_bootstrap, wilcoxon
-from rtsam_jax.metrics.summary import ALL_TASKS, Aggregate, summarise
+from rtsam_jax.metrics.summary import Aggregate, of_task, pooled, summarise
 from rtsam_jax.report.tables import read_cases
 
 Scores = Mapping[str, Sequence[CaseMetrics]]  # by replicate: its cases
@@ -96,13 +95,13 @@ def results_of(study: Study, scores: Mapping[str, Scores]) -> list[Result]:
         a, b = (pooled({name: of[name] for name in common}) for of in (own, other))
         every = pooled(own)
         for task, summary in summarise(every).items() if every else ():
-            mine, theirs = (_on(task, cases) for cases in (a, b))
+            mine, theirs = (of_task(cases, task) for cases in (a, b))
             found.append(
                 Result(
                     study=study.name,
                     variant=variant,
                     task=task,
-                    cases=len({c.case for cases in own.values() for c in _on(task, cases)}),
+                    cases=len({c.case for cases in own.values() for c in of_task(cases, task)}),
                     missed=summary.n_missed,
                     runs=tuple(own),
                     estimates={
@@ -118,21 +117,8 @@ def results_of(study: Study, scores: Mapping[str, Scores]) -> list[Result]:
     return found
 
 
-def pooled(scores: Scores) -> list[CaseMetrics]:
-    """The cases of all replicates, each under a name of its own; its patient stays the same."""
-    return [
-        dataclasses.replace(case, case=f"{case.case} {replicate}")
-        for replicate, cases in scores.items()
-        for case in cases
-    ]
-
-
-def _on(task: str, cases: Sequence[CaseMetrics]) -> list[CaseMetrics]:
-    return [case for case in cases if task in (ALL_TASKS, case.task)]
-
-
 def _mean(cases: Sequence[CaseMetrics], task: str, measure: str) -> float:
-    values = [case.value(measure) for case in _on(task, cases)]
+    values = [case.value(measure) for case in of_task(cases, task)]
     kept = [value for value in values if not math.isnan(value)]
     return sum(kept) / len(kept) if kept else math.nan
 

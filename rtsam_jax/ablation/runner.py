@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -16,15 +15,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
 from tqdm import tqdm
 
 from rtsam_jax.ablation.places import Place
 from rtsam_jax.ablation.plan import Run
+from rtsam_jax.data.file_lock import take_lock
+from rtsam_jax.data.json_file import write_json
 from rtsam_jax.data.prepare import Progress
 from rtsam_jax.errors import OutputExists
-from rtsam_jax.report.files import written_whole
 
 _CHILD = "rtsam_jax.ablation.child"
 _POLL_S = 0.2
@@ -76,7 +75,7 @@ def only_one(out: Path) -> Iterator[int]:
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a") as lock:
         deadline = time.monotonic() + _SAVING_S
-        while not _taken(lock):
+        while not take_lock(lock):
             if time.monotonic() > deadline:
                 raise OutputExists(
                     f"{out} is in use by another ablation; wait for its end, or give another "
@@ -84,14 +83,6 @@ def only_one(out: Path) -> Iterator[int]:
                 )
             time.sleep(_POLL_S)
         yield lock.fileno()
-
-
-def _taken(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def steps_taken(run: Path) -> int:
@@ -176,9 +167,8 @@ def _start(run: Run, place: Place, lock: int) -> _Live:
 
 
 def _write_done(each: _Live) -> None:
-    about = {"seconds": time.monotonic() - each.began, "resumed": each.resumed}
-    with written_whole(each.run.done_file) as beside:
-        beside.write_text(json.dumps(about) + "\n", encoding="utf-8")
+    took = time.monotonic() - each.began
+    write_json(each.run.done_file, {"seconds": took, "resumed": each.resumed})
 
 
 def _reason(each: _Live, status: int) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from rtsam_jax.ablation.results import Difference, Result
 from rtsam_jax.ablation.variants import Study
+from rtsam_jax.data.json_file import finite
 from rtsam_jax.metrics.case import MEASURES
 from rtsam_jax.metrics.summary import ALL_TASKS
-from rtsam_jax.report.tables import TITLES, Cell, Table, number
+from rtsam_jax.report.results_tables import COMPARED
+from rtsam_jax.report.tables import TITLES, Cell, Table, number, p_value, signed
 
-_COMPARED = ("dice", "hd95_mm")  # in the table of differences
 NOTE = (
     "Mean over cases and runs ± standard deviation of the runs' means; in brackets the 95 % "
     "bootstrap interval of the mean, by patient. A missed case (one of prediction and truth empty) "
@@ -59,14 +59,14 @@ def difference_table(study: Study, results: Sequence[Result]) -> Table | None:
             *(result.task,) * by_task,
             result.variant.title,
             titles[result.variant.against],
-            *(_difference(result.differences[m], m) for m in _COMPARED),
-            _p(result.differences["dice"].p),
+            *(_difference(result.differences[m], m) for m in COMPARED),
+            p_value(result.differences["dice"].p),
         )
         for task in (_tasks(results) if by_task else [ALL_TASKS])
         for result in results
         if result.task == task and result.differences
     ]
-    compared = (f"{TITLES[m]} difference" for m in _COMPARED)
+    compared = (f"{TITLES[m]} difference" for m in COMPARED)
     header = (*("Task",) * by_task, "Variant", "less", *compared, "p")
     return Table(header, tuple(rows)) if rows else None
 
@@ -103,20 +103,11 @@ def as_json(results: Sequence[Result]) -> list[dict[str, object]]:
             "cases": result.cases,
             "missed": result.missed,
             "runs": list(result.runs),
-            "estimates": {m: _finite(of._asdict()) for m, of in result.estimates.items()},
-            "differences": {m: _finite(of._asdict()) for m, of in result.differences.items()},
+            "estimates": {m: finite(of._asdict()) for m, of in result.estimates.items()},
+            "differences": {m: finite(of._asdict()) for m, of in result.differences.items()},
         }
         for result in results
     ]
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return [plain(each) for each in value]
-        return value if math.isfinite(value) else None
-
-    return {name: plain(value) for name, value in values.items()}
 
 
 def _tasks(results: Sequence[Result]) -> list[str]:
@@ -136,17 +127,7 @@ def _estimate(result: Result, measure: str) -> str:
 
 
 def _difference(of: Difference, measure: str) -> str:
-    text = _signed(of.mean, measure)
+    text = signed(of.mean, measure)
     if not math.isnan(of.low):
-        text += f" [{_signed(of.low, measure)}, {_signed(of.high, measure)}]"
+        text += f" [{signed(of.low, measure)}, {signed(of.high, measure)}]"
     return text
-
-
-def _signed(value: float, measure: str) -> str:
-    return ("+" if value >= 0 else "") + number(value, measure)
-
-
-def _p(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"

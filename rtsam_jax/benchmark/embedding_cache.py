@@ -21,13 +21,13 @@ from rtsam_jax.benchmark.input import simulated_cases
 from rtsam_jax.benchmark.ours import OurSide
 from rtsam_jax.benchmark.timing import Contender, Ratio, Timing, ratio, time_in_turn
 from rtsam_jax.config import ExperimentConfig, MeshConfig, ViewsConfig
-from rtsam_jax.data.augment import margin
-from rtsam_jax.data.pipeline import PromptIds, batches_from, training_batches
+from rtsam_jax.data.pipeline import PromptIds, batches_from
 from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.scans import CacheSettings
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.optim import make_optimizer
 from rtsam_jax.report.tables import Table
+from rtsam_jax.training.batches import fresh_batches
 from rtsam_jax.training.loop import prefetch
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import Built
@@ -91,17 +91,7 @@ def _training(
             built, optimizer, cfg, cases, names=names, prompts=told, mesh=mesh
         )
         return step, batches, state
-    size = get_spec(cfg.model.preset).image_size
-    batches = training_batches(
-        cases,
-        told,
-        size=size,
-        jitter=cfg.data.jitter,
-        batch_size=cfg.batch_size,
-        seed=cfg.seed,
-        margin=margin(cfg.augment, size),
-    )
-    return step, batches, state
+    return step, fresh_batches(cfg, cases, told), state
 
 
 def _runs(

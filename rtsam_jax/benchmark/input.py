@@ -16,12 +16,12 @@ from jax.sharding import Mesh
 from rtsam_jax.benchmark.ours import OurSide
 from rtsam_jax.benchmark.simulated_cache import noise_records
 from rtsam_jax.config import ExperimentConfig, MeshConfig
-from rtsam_jax.data.augment import margin
 from rtsam_jax.data.cache import read_index, settings_folder, write_shard
-from rtsam_jax.data.pipeline import PromptIds, batches_from, training_batches
+from rtsam_jax.data.pipeline import PromptIds, batches_from
 from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.scans import CacheSettings
 from rtsam_jax.models.presets import get_spec
+from rtsam_jax.training.batches import fresh_batches
 from rtsam_jax.training.loop import prefetch, timed
 from rtsam_jax.training.sharding import make_mesh, shard_batch
 
@@ -51,20 +51,11 @@ class InputTiming:
 
 def time_input(cfg: ExperimentConfig, rounds: int) -> InputTiming:
     """Reads simulated prepared cases alone, then feeds as many training steps from them."""
-    size = get_spec(cfg.model.preset).image_size
-    settings = CacheSettings.from_config(cfg, size)
+    settings = CacheSettings.from_config(cfg, get_spec(cfg.model.preset).image_size)
     with tempfile.TemporaryDirectory(prefix="rtsam_jax_bench_") as folder:
         cases = simulated_cases(epath.Path(folder), settings)
         ids = np.zeros(2, np.int32)
-        dataset = training_batches(
-            cases,
-            [PromptIds(ids, ids)] * len(cases),
-            size=size,
-            jitter=cfg.data.jitter,
-            batch_size=cfg.batch_size,
-            seed=0,
-            margin=margin(cfg.augment, size),
-        )
+        dataset = fresh_batches(cfg, cases, [PromptIds(ids, ids)] * len(cases))
         threads = cfg.data.read_threads
         began = time.perf_counter()
         for _ in batches_from(dataset, 0, rounds, threads):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +32,15 @@ def read_json(path: Path) -> Any:
         return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constant)
     except (ValueError, RecursionError) as cause:  # undecodable text and JSON errors alike
         raise DatasetSchemaError(f"{path} is not valid JSON ({cause}); mend the file.") from cause
+
+
+def finite(document: Any) -> Any:
+    """The same document with null for every number that is not finite, as strict JSON needs it."""
+    if isinstance(document, dict):
+        return {key: finite(item) for key, item in document.items()}
+    if isinstance(document, list | tuple):
+        return [finite(item) for item in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def write_json(path: Path, document: Any) -> None:

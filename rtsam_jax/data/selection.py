@@ -25,6 +25,13 @@ class RunData:
     held_out_name: str
 
 
+def held_out_name(cfg: ExperimentConfig) -> str:
+    """The split that a run is scored on, or the inner fold in its place."""
+    if cfg.data.inner_folds:
+        return f"inner{cfg.data.inner_fold}of{cfg.data.inner_folds}"
+    return cfg.data.eval_split
+
+
 def load_chosen(cfg: ExperimentConfig) -> tuple[Dataset, tuple[str, ...]]:
     """The config's dataset, built if the config says so, and the tasks chosen from it.
 
@@ -65,7 +72,6 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
     wanted = [case for case in dataset.cases if case.task in tasks]
     train = [case for case in wanted if splits[case.id] == cfg.data.train_split]
     held_out = [case for case in wanted if splits[case.id] == cfg.data.eval_split]
-    held_out_name = cfg.data.eval_split
     if cfg.data.inner_folds:
         keep, hold = inner_split(
             {case.id: case.patient for case in train},
@@ -76,7 +82,6 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
         )
         held_out = [case for case in train if case.id in set(hold)]
         train = [case for case in train if case.id in set(keep)]
-        held_out_name = f"inner{cfg.data.inner_fold}of{cfg.data.inner_folds}"
     if not train:
         raise SplitError(
             f"the split {cfg.data.train_split!r} of {root} has no case; "
@@ -112,7 +117,7 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
         modality={task.name: task.modality for task in dataset.tasks},
         train=tuple(train),
         held_out=tuple(held_out),
-        held_out_name=held_out_name,
+        held_out_name=held_out_name(cfg),
     )
 
 

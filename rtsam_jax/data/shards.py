@@ -9,7 +9,6 @@ command that writes.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,11 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
 
+from rtsam_jax.data.file_lock import take_lock
 from rtsam_jax.data.whole_file import Kept, is_remote, write_whole
 from rtsam_jax.errors import CacheDamaged
 
@@ -245,9 +245,9 @@ def only_one(
         raise kept.not_writable(folder, cause) from cause
     with lock:
         try:
-            if not _taken(lock):
+            if not take_lock(lock):
                 print(f"waiting for another command that writes {folder}", flush=True)
-                while not _taken(lock):
+                while not take_lock(lock):
                     if check is not None:
                         check()
                     time.sleep(_POLL_S)
@@ -255,14 +255,6 @@ def only_one(
             print(f"{folder} cannot be locked ({cause.strerror}): start no second command on it")
         _remove_halves(folder)
         yield
-
-
-def _taken(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _remove_halves(folder: epath.Path) -> None:

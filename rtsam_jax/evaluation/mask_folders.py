@@ -23,7 +23,7 @@ from rtsam_jax.geometry import index_map, resample
 from rtsam_jax.metrics.case import CaseMetrics, score_case
 from rtsam_jax.report.figures import plot_overlay
 from rtsam_jax.report.results_html import Picture
-from rtsam_jax.report.results_tables import difference_table, find_differences
+from rtsam_jax.report.results_tables import COMPARED, difference_table, find_differences
 from rtsam_jax.report.tables import render
 
 ONE_TASK = "mask"  # the task of masks that nobody named
@@ -185,7 +185,7 @@ def evaluate_masks(
     text = write_results(out, found, heading=heading, kind=kind, notes=notes, figures=drawn)
     print(f"\n{heading} ({kind})\n{text}", flush=True)
     if len(found) > 1:
-        print(render(difference_table(find_differences(found))), flush=True)
+        print(render(difference_table(find_differences(found, COMPARED))), flush=True)
     print(f"tables, {len(drawn)} overlays and report.html are in {out}", flush=True)
     return found
 

@@ -8,8 +8,9 @@ in `n_both_empty`. Overlaps, volumes and lesions are defined for every case.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,3 +85,21 @@ def summarise(metrics: Sequence[CaseMetrics]) -> dict[str, TaskSummary]:
         raise ValueError(f"{ALL_TASKS!r} names the summary over all tasks; rename that task.")
     groups[ALL_TASKS] = list(metrics)
     return {task: _summary(task, cases) for task, cases in groups.items()}
+
+
+def of_task(cases: Sequence[CaseMetrics], task: str) -> list[CaseMetrics]:
+    """The cases of a task, or all (`ALL_TASKS`)."""
+    return [case for case in cases if task in (case.task, ALL_TASKS)]
+
+
+def pooled(scores: Mapping[str, Sequence[CaseMetrics]]) -> list[CaseMetrics]:
+    """The cases of several runs, each under a name of its own; its patient stays the same.
+
+    Args:
+        scores: by what a run adds to the names of its cases.
+    """
+    return [
+        dataclasses.replace(case, case=f"{case.case} {name}")
+        for name, cases in scores.items()
+        for case in cases
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from rtsam_jax.errors import ConfigError
@@ -48,6 +49,19 @@ class ModelSpec:
             )
 
 
+_CPU_XS = ModelSpec(
+    image_size=24,
+    patch_size=4,
+    width=128,
+    depth=4,
+    heads=4,
+    window=6,
+    global_blocks=(0, 1, 2, 3),
+    prompt_width=96,
+    decoder_mlp=256,
+    iou_hidden=96,
+)
+
 PRESETS: dict[str, ModelSpec] = {
     # Published weights (sam_med3d.pth, sam_med3d_turbo.pth): 100,509,232 parameters.
     "vit_b_ori": ModelSpec(),
@@ -72,31 +86,9 @@ PRESETS: dict[str, ModelSpec] = {
         prompt_width=96,
         decoder_mlp=384,
     ),
-    "cpu_xs": ModelSpec(
-        image_size=24,
-        patch_size=4,
-        width=128,
-        depth=4,
-        heads=4,
-        window=6,
-        global_blocks=(0, 1, 2, 3),
-        prompt_width=96,
-        decoder_mlp=256,
-        iou_hidden=96,
-    ),
+    "cpu_xs": _CPU_XS,
     # Whole structures at 6 mm: cpu_s's field of view and logits at an eighth of its voxels.
-    "cpu_s48": ModelSpec(
-        image_size=48,
-        patch_size=8,
-        width=128,
-        depth=4,
-        heads=4,
-        window=6,
-        global_blocks=(0, 1, 2, 3),
-        prompt_width=96,
-        decoder_mlp=256,
-        iou_hidden=96,
-    ),
+    "cpu_s48": dataclasses.replace(_CPU_XS, image_size=48, patch_size=8),
     # For tests: every mechanism (a padded window, a global block), few parameters.
     "test": ModelSpec(
         image_size=32,

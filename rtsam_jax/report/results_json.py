@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rtsam_jax.data.json_file import finite
 from rtsam_jax.metrics.case import MEASURES, MORE_MEASURES, CaseMetrics
 from rtsam_jax.metrics.strata import size_strata
 from rtsam_jax.metrics.summary import ALL_TASKS, TaskSummary, summarise
@@ -46,7 +46,7 @@ def results_document(
         },
         "differences": [found._asdict() for found in differences],
     }
-    return {key: _strict(value) for key, value in document.items()}
+    return finite(document)
 
 
 def _summary(of: TaskSummary) -> dict[str, Any]:
@@ -66,11 +66,3 @@ def _case(item: CaseMetrics) -> dict[str, Any]:
         if measure not in CaseMetrics.__dataclass_fields__
     }
     return dataclasses.asdict(item) | derived
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

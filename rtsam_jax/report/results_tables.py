@@ -15,8 +15,17 @@ import numpy as np
 from rtsam_jax.metrics.case import MEASURES, MORE_MEASURES, CaseMetrics
 from rtsam_jax.metrics.paired import paired_bootstrap, wilcoxon
 from rtsam_jax.metrics.strata import size_strata
-from rtsam_jax.metrics.summary import ALL_TASKS, Aggregate, TaskSummary, summarise
-from rtsam_jax.report.tables import MISS_NOTE, TITLES, Cell, Table, number, task_summaries
+from rtsam_jax.metrics.summary import ALL_TASKS, Aggregate, TaskSummary, of_task, summarise
+from rtsam_jax.report.tables import (
+    MISS_NOTE,
+    TITLES,
+    Cell,
+    Table,
+    number,
+    p_value,
+    signed,
+    task_summaries,
+)
 
 Methods = Mapping[str, Sequence[CaseMetrics]]
 _Listed = tuple[str, str, TaskSummary]  # task, method, what was found
@@ -39,7 +48,7 @@ DIFFERENCE_NOTE = (
     "comparisons."
 )
 _STRATA_MEASURES = ("recall", "hd95_mm", "nsd_2mm", "lesion_recall")
-_COMPARED = ("dice", "hd95_mm")  # in the table; the CSV holds all measures
+COMPARED = ("dice", "hd95_mm")  # in tables of differences; a CSV holds all measures
 
 
 class TitledTable(NamedTuple):
@@ -84,8 +93,13 @@ def results_tables(methods: Methods, differences: Sequence[Difference]) -> list[
     return [table for table in tables if table.table.rows]
 
 
-def find_differences(methods: Methods) -> list[Difference]:
+def find_differences(
+    methods: Methods, measures: Sequence[str] = MEASURES + MORE_MEASURES
+) -> list[Difference]:
     """The first method against every other one that is scored on the same cases.
+
+    Args:
+      measures: `COMPARED` are enough for `difference_table`.
 
     Returns:
       Per other method, task and measure; nothing for a method with other cases or patients.
@@ -97,9 +111,8 @@ def find_differences(methods: Methods) -> list[Difference]:
         if not same_cases(own, theirs):
             continue
         for task in [*tasks, *([ALL_TASKS] if len(tasks) > 1 else [])]:
-            a = [item for item in own if task in (item.task, ALL_TASKS)]
-            b = [item for item in theirs if task in (item.task, ALL_TASKS)]
-            for measure in MEASURES + MORE_MEASURES:
+            a, b = of_task(own, task), of_task(theirs, task)
+            for measure in measures:
                 mean, low, high = paired_bootstrap(a, b, measure)
                 p = wilcoxon(a, b, measure)
                 found.append(Difference(task, first, name, measure, len(a), mean, low, high, p))
@@ -115,19 +128,19 @@ def same_cases(a: Sequence[CaseMetrics], b: Sequence[CaseMetrics]) -> bool:
 def difference_table(differences: Sequence[Difference]) -> Table:
     """One row per task and other method: the difference in Dice and HD95."""
     header = ["Task", "Difference", "n"]
-    for measure in _COMPARED:
+    for measure in COMPARED:
         header += [TITLES[measure], "95 % interval", "p"]
     rows: dict[tuple[str, str], list[Cell]] = {}
     # Task by task, as in the other tables.
     tasks = list(dict.fromkeys(found.task for found in differences))
     for found in sorted(differences, key=lambda found: tasks.index(found.task)):
-        if found.measure in _COMPARED:
+        if found.measure in COMPARED:
             key = (found.task, f"{found.method} - {found.other}")
             row = rows.setdefault(key, [*key, found.n])
             row += [
-                _signed(found.mean, found.measure),
-                _interval(found, found.measure, _signed),
-                _p(found.p),
+                signed(found.mean, found.measure),
+                _interval(found, found.measure, signed),
+                p_value(found.p),
             ]
     return Table(tuple(header), tuple(map(tuple, rows.values())))
 
@@ -220,14 +233,3 @@ def _interval(
     of: Aggregate | Difference, measure: str, show: Callable[[float, str], str] = number
 ) -> str:
     return "-" if math.isnan(of.low) else f"{show(of.low, measure)} to {show(of.high, measure)}"
-
-
-def _signed(value: float, measure: str) -> str:
-    text = number(value, measure)
-    return text if text.startswith("-") else f"+{text}"
-
-
-def _p(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -175,6 +175,19 @@ def number(value: float, measure: str) -> str:
     return f"{value:.2f}" if measure.endswith(("_mm", "_ml")) else f"{value:.3f}"
 
 
+def signed(value: float, measure: str) -> str:
+    """A difference, as `number` shows it, with its sign."""
+    text = number(value, measure)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def p_value(value: float) -> str:
+    """A p value; NaN, where no test is possible, as a dash."""
+    if math.isnan(value):
+        return "-"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
 # By the type of a field of `CaseMetrics`; none takes None, which stands for a cell that is lacking.
 _PARSE: dict[str, Callable[[str], Any]] = {
     "str": str.__str__,

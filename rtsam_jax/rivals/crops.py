@@ -9,8 +9,7 @@ import jax
 import numpy as np
 
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.augment import margin
-from rtsam_jax.data.pipeline import PromptIds, in_batches, training_batches
+from rtsam_jax.data.pipeline import PromptIds, in_batches
 from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.sample import Sample, View
 from rtsam_jax.data.selection import RunData
@@ -18,9 +17,10 @@ from rtsam_jax.data.views import FixedViews
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.prompts.text import mirror
 from rtsam_jax.text.prompt_set import crop_prompts, task_sentences
+from rtsam_jax.training.batches import fresh_batches
 from rtsam_jax.training.kept_views import read_crops
 from rtsam_jax.training.run import total_samples
-from rtsam_jax.training.step import ViewKeys, draw_view, row_keys
+from rtsam_jax.training.step import draw_view, fixed_view_keys, row_keys
 
 Draw = Callable[[Sample, int], tuple[jax.Array, View]]
 
@@ -59,32 +59,20 @@ def crop_batches(cfg: ExperimentConfig, data: RunData, cases: PreparedCases) -> 
 
     `Sample.text_id` is the output channel.
     """
-    size = get_spec(cfg.model.preset).image_size
     names = [case.id for case in data.train]
     channels = task_channels(cfg, data)
     prompts = [channels[name] for name in names]
-    tasks = cases.task_ids if cfg.data.balance == "task" else None
     samples = total_samples(cfg, len(names))
     if cfg.views.per_case:
+        size = get_spec(cfg.model.preset).image_size
         views = FixedViews.from_config(cfg, names, prompts, size)
         return in_batches(
-            views.turns(tasks),
+            views.turns(cases.task_ids if cfg.data.balance == "task" else None),
             read_crops(views, cases, cfg),
             batch_size=cfg.batch_size,
             samples=samples,
         )
-    return training_batches(
-        cases,
-        prompts,
-        size=size,
-        jitter=cfg.data.jitter,
-        batch_size=cfg.batch_size,
-        seed=cfg.seed,
-        margin=margin(cfg.augment, size),
-        record_dropout=cfg.prompt.dropout,
-        balanced_tasks=tasks,
-        samples=samples,
-    )
+    return fresh_batches(cfg, cases, prompts, samples=samples)
 
 
 def make_draw(cfg: ExperimentConfig) -> Draw:
@@ -96,8 +84,7 @@ def make_draw(cfg: ExperimentConfig) -> Draw:
     @jax.jit
     def draw(batch: Sample, step: jax.Array) -> tuple[jax.Array, View]:
         if cfg.views.per_case:
-            keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(batch.view)
-            return draw_view(batch, ViewKeys(keys[:, 0], keys[:, 1]), cfg)
+            return draw_view(batch, fixed_view_keys(batch.view), cfg)
         return draw_view(batch, row_keys(cfg, step, len(batch.weight)).view, cfg)
 
     return lambda batch, step: draw(batch, np.int32(step))

@@ -17,8 +17,8 @@ from rtsam_jax.errors import ConfigError, MissingFile
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.report.tables import read_cases
 from rtsam_jax.text.language_model import describe
+from rtsam_jax.training.restored import load_run_config
 from rtsam_jax.training.rules import trained_filter
-from rtsam_jax.training.run import read_record
 from rtsam_jax.training.state import make_model
 
 # What decides which crops a model trains on, and for how long.
@@ -80,7 +80,7 @@ def read_ours(folders: Sequence[Path], data: RunData, seeds: Sequence[int]) -> l
     wanted = sorted((c.id, c.task, c.patient) for c in data.held_out if c.label is not None)
     runs = {}
     for folder in folders:
-        cfg = ExperimentConfig.from_dict(read_record(folder)["config"])
+        cfg = load_run_config(folder)
         cases = read_cases(folder / "evaluation" / data.held_out_name / "cases.csv")
         if sorted((m.case, m.task, m.patient) for m in cases) != wanted:
             raise ConfigError(

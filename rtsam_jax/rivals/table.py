@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.evaluation.report import write_results
 from rtsam_jax.metrics.case import CaseMetrics
+from rtsam_jax.metrics.summary import pooled
 from rtsam_jax.report.files import written_whole
 from rtsam_jax.report.latex import latex
 from rtsam_jax.report.results_html import KINDS
-from rtsam_jax.report.results_tables import find_differences, results_tables
+from rtsam_jax.report.results_tables import COMPARED, find_differences, results_tables
 from rtsam_jax.report.tables import Cell, Table, render, write_csv
 from rtsam_jax.rivals.ours import OurRun
 from rtsam_jax.rivals.run import RivalOptions, RivalRun
@@ -23,7 +24,7 @@ OURS = "ours"
 _SHOWN = ("Measures", "95 % intervals of the means", "Paired differences")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Comparison:
     """All that Table 1 is made of.
 
@@ -50,7 +51,10 @@ class Comparison:
         """
         runs = {OURS: [run.cases for run in self.ours]} if self.ours else {}
         runs |= {title: [run.cases for run in of] for title, of in self.rivals.items()}
-        return {name: _pooled(self.seeds, cases) for name, cases in runs.items()}
+        if len(self.seeds) == 1:
+            return {name: list(of[0]) for name, of in runs.items()}
+        seeds = [f"(seed {seed})" for seed in self.seeds]
+        return {name: pooled(dict(zip(seeds, of, strict=True))) for name, of in runs.items()}
 
     @property
     def heading(self) -> str:
@@ -101,16 +105,6 @@ class Comparison:
         return [*notes, *self.failed]
 
 
-def _pooled(seeds: Sequence[int], runs: Sequence[Sequence[CaseMetrics]]) -> list[CaseMetrics]:
-    if len(seeds) == 1:
-        return list(runs[0])
-    return [
-        dataclasses.replace(found, case=f"{found.case} (seed {seed})")
-        for seed, cases in zip(seeds, runs, strict=True)
-        for found in cases
-    ]
-
-
 def write_comparison(comparison: Comparison, folder: Path) -> str:
     """Writes a results folder, with what the models are as CSV and LaTeX; returns the summary."""
     models, kind = comparison.models(), comparison.data.dataset.kind
@@ -144,7 +138,7 @@ def section(comparison: Comparison, command: str, where: str) -> str:
         render(comparison.models()),
         *(f"{note}\n" for note in comparison.notes()),
     ]
-    for titled in results_tables(methods, find_differences(methods)):
+    for titled in results_tables(methods, find_differences(methods, COMPARED)):
         if titled.title in _SHOWN:
             parts += [f"{titled.title}:\n", render(titled.table), f"{titled.note}\n"]
     return "\n".join(parts)

@@ -7,7 +7,6 @@ that was killed goes on bit by bit as if it had not been.
 from __future__ import annotations
 
 import datetime
-import math
 import pickle
 import time
 from collections.abc import Sequence
@@ -21,13 +20,13 @@ from numpy.random import SeedSequence
 from rtsam_jax.config import ExperimentConfig, LossConfig, OptimConfig
 from rtsam_jax.data.pipeline import batches_from
 from rtsam_jax.data.sample import View
-from rtsam_jax.errors import CheckpointIncomplete, TrainingDiverged
+from rtsam_jax.errors import CheckpointIncomplete
 from rtsam_jax.optim import learning_rate
 from rtsam_jax.report.files import written_whole
 from rtsam_jax.rivals.crops import make_draw
 from rtsam_jax.rivals.losses import segmentation_loss
 from rtsam_jax.rivals.networks import Rival
-from rtsam_jax.training.loop import MetricsLog
+from rtsam_jax.training.loop import MetricsLog, require_finite
 from rtsam_jax.training.stopping import RunStopped, StopRequest
 
 CHECKPOINT = "checkpoint.pt"
@@ -162,7 +161,14 @@ def train(
             rival.torch.manual_seed(int(drawn[0]))  # dropout
             image, view = draw(batch, trainer.step)
             found = trainer.gradients(image, view, cfg.accumulate)
-            _require_finite(found, view, step, case_names)
+            require_finite(
+                found.case_loss,
+                found.grad_norm,
+                np.asarray(view.case_id)[np.asarray(view.weight) != 0],
+                step=step,
+                names=case_names,
+                option="--out FOLDER",
+            )
             lr = float(schedule(trainer.step))
             trainer.update(lr, found.grad_norm)
             trainer.seconds = before + time.monotonic() - began
@@ -186,19 +192,6 @@ def _dice(predicted: Any, truth: Any) -> Any:
     voxels = (1, 2, 3)
     total = predicted.sum(voxels) + truth.sum(voxels)
     return (2 * (predicted & truth).sum(voxels)).where(total > 0, 1) / total.clamp(min=1)
-
-
-def _require_finite(found: StepResult, view: View, step: int, names: Sequence[str]) -> None:
-    if np.isfinite(found.case_loss).all() and math.isfinite(found.grad_norm):
-        return
-    ids = np.asarray(view.case_id)[np.flatnonzero(np.asarray(view.weight))]
-    odd = ~np.isfinite(found.case_loss)
-    what, ids = ("loss", ids[odd]) if odd.any() else ("gradient", ids)
-    raise TrainingDiverged(
-        f"the {what} of step {step} is not finite for case(s) "
-        f"{', '.join(sorted({names[i] for i in ids}))}; mend their volumes, or lower "
-        f"config.optim.lr and train from the start in another folder, --out FOLDER."
-    )
 
 
 def _report(

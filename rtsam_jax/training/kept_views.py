@@ -42,7 +42,7 @@ from rtsam_jax.models.presets import get_spec
 from rtsam_jax.training.processes import barrier, is_first
 from rtsam_jax.training.sharding import BATCH, shard_batch
 from rtsam_jax.training.state import Built
-from rtsam_jax.training.step import ViewKeys, draw_view
+from rtsam_jax.training.step import draw_view, fixed_view_keys
 from rtsam_jax.training.stopping import RunStopped
 
 _LARGEST_SHARD = 64  # views; what a kill can cost each process, against the number of files
@@ -63,8 +63,7 @@ class ViewEncoder:
         self._arithmetic = [dataclasses.asdict(get_spec(cfg.model.preset)), cfg.model.compute_dtype]
 
         def encode_batch(weights: nnx.State, batch: Sample) -> View:
-            keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(batch.view)
-            image, view = draw_view(batch, ViewKeys(keys[:, 0], keys[:, 1]), cfg)
+            image, view = draw_view(batch, fixed_view_keys(batch.view), cfg)
             return view._replace(embedding=nnx.merge(graphdef, weights)(image))
 
         self._encode = jax.jit(encode_batch, out_shardings=NamedSharding(mesh, BATCH))

@@ -92,18 +92,31 @@ def _values(metrics: StepMetrics, learning_rate: float) -> dict[str, float]:
     }
 
 
-def _require_finite(metrics: StepMetrics, ids: np.ndarray, step: int, names: Sequence[str]) -> None:
-    """Raises `TrainingDiverged` naming the cases whose loss is not finite."""
-    loss = np.asarray(metrics.case_loss)
-    if np.isfinite(loss).all() and math.isfinite(float(metrics.grad_norm)):
+def require_finite(
+    case_loss: np.ndarray,
+    grad_norm: float,
+    case_id: np.ndarray,
+    *,
+    step: int,
+    names: Sequence[str],
+    option: str = "--config.out=FOLDER",
+) -> None:
+    """Raises `TrainingDiverged` naming the cases whose loss is not finite, else all of the batch.
+
+    Args:
+        case_loss: [B].
+        case_id: [B].
+        names: by case id.
+        option: of the command, that gives another folder.
+    """
+    odd = ~np.isfinite(case_loss)
+    if not odd.any() and math.isfinite(grad_norm):
         return
-    bad = [names[i] for i in ids[~np.isfinite(loss)]]
-    what = "loss" if bad else "gradient"
-    bad = bad or [names[i] for i in ids]
+    what, ids = ("loss", case_id[odd]) if odd.any() else ("gradient", case_id)
     raise TrainingDiverged(
-        f"the {what} of step {step} is not finite for case(s) {', '.join(sorted(set(bad)))}; "
-        f"mend their volumes, or lower config.optim.lr and train from the start in another folder, "
-        f"--config.out=FOLDER."
+        f"the {what} of step {step} is not finite for case(s) "
+        f"{', '.join(sorted({names[i] for i in ids}))}; mend their volumes, or lower "
+        f"config.optim.lr and train from the start in another folder, {option}."
     )
 
 
@@ -201,7 +214,13 @@ def train(
         """Logs a step; returns its loss, and the signal to stop at."""
         nonlocal clock, clock_step
         found = jax.device_get(found)
-        _require_finite(found.metrics, found.case_id, step, case_names)
+        require_finite(
+            np.asarray(found.metrics.case_loss),
+            float(found.metrics.grad_norm),
+            found.case_id,
+            step=step,
+            names=case_names,
+        )
         values = _values(found.metrics, float(schedule(step - 1)))
         if log is not None:
             log.write(step, values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ from rtsam_jax.config_ranges import leaf_fields
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.content import ContentHashes
+from rtsam_jax.data.file_lock import take_lock
 from rtsam_jax.data.json_file import write_json
 from rtsam_jax.data.prepare import prepare_cases
 from rtsam_jax.data.prepared import PreparedCases
@@ -193,12 +193,11 @@ def _foreign(path: Path) -> bool:
 def _take(lock: IO[str], run: Path) -> None:
     """Locks a run folder until the file is closed, which the end of the process does too."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as cause:
-        raise OutputExists(
-            f"{run} is in use by another command; wait for its end, or give another folder with "
-            f"--config.out=FOLDER."
-        ) from cause
+        if not take_lock(lock):
+            raise OutputExists(
+                f"{run} is in use by another command; wait for its end, or give another folder "
+                f"with --config.out=FOLDER."
+            )
     except OSError as cause:  # some network file systems
         print(f"{run} cannot be locked ({cause.strerror}): start no second command on it")
 

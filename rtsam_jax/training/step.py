@@ -65,6 +65,12 @@ def row_keys(cfg: ExperimentConfig, step: Array, rows: int) -> RowKeys:
     )
 
 
+def fixed_view_keys(seeds: Array) -> ViewKeys:
+    """All that fixed views draw, by their seeds `[B]` (`Sample.view`), whatever the step."""
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds)
+    return ViewKeys(keys[:, 0], keys[:, 1])
+
+
 def draw_view(batch: Sample, keys: ViewKeys, cfg: ExperimentConfig) -> tuple[Array, View]:
     """Augmented images `[B, S, S, S, 1]`, and what else their views hold; not encoded yet."""
     size = get_spec(cfg.model.preset).image_size

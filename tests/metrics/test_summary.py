@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rtsam_jax.metrics.case import MEASURES, MORE_MEASURES
-from rtsam_jax.metrics.summary import summarise
+from rtsam_jax.metrics.summary import of_task, pooled, summarise
 from tests.made_up import made_up
 
 
@@ -65,3 +65,12 @@ def test_the_interval_is_of_patients_not_of_cases() -> None:
     assert intervals[1] == pytest.approx(intervals[0])
     alone = summarise(few[:1])["orn"].measures["dice"]
     assert alone.mean == values[0] and math.isnan(alone.low) and math.isnan(alone.high)
+
+
+def test_runs_are_pooled_with_a_name_for_each_case_and_one_patient() -> None:
+    cases = [made_up("a", 0.2, patient="p"), made_up("b", 0.4, task="ce")]
+    found = pooled({"(seed 0)": cases, "(seed 1)": cases[:1]})
+    assert [case.case for case in found] == ["a (seed 0)", "b (seed 0)", "a (seed 1)"]
+    assert [case.patient for case in found] == ["p", "b", "p"]
+    assert [case.case for case in of_task(found, "ce")] == ["b (seed 0)"]
+    assert of_task(found, "all") == found

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from rtsam_jax.report.results_tables import (
+    COMPARED,
     case_table,
     difference_rows,
     difference_table,
@@ -93,6 +94,7 @@ def test_differences_are_of_the_first_method_to_each_other_one() -> None:
     assert -0.16 < dice.low < dice.mean < dice.high < -0.02
     assert dice.p == pytest.approx(2 / 2**8)  # all eight signs alike
     table = difference_table(differences)
+    assert difference_table(find_differences(methods, COMPARED)) == table
     assert [row[:2] for row in table.rows] == [(t, "model - better") for t in ("orn", "ce", "all")]
     found = row(table, "all")
     assert found["n"] == 9 and found["Dice"] == "-0.100" and found["HD95 (mm)"] == "+0.00"

@@ -15,6 +15,7 @@ from rtsam_jax.report.tables import (
     numeric_columns,
     read_cases,
     render,
+    signed,
     task_rows,
     write_csv,
 )
@@ -22,6 +23,13 @@ from tests.made_up import made_up
 
 MISSED = made_up("b", 0.0, hd95_mm=math.inf, assd_mm=math.inf, missed=True)
 EMPTY = made_up("c", 1.0, hd95_mm=math.nan, assd_mm=math.nan, both_empty=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.25, "+0.250"), (0.0, "+0.000"), (-0.0, "-0.000"), (math.nan, "-")]
+)
+def test_a_difference_has_one_sign(value: float, text: str) -> None:
+    assert signed(value, "dice") == text
 
 
 def test_render_aligns_and_rounds() -> None:

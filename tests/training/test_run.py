@@ -19,7 +19,6 @@ from rtsam_jax import errors
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cases import load_dataset
 from rtsam_jax.data.nifti import read_volume, write_volume
-from rtsam_jax.training import run as run_module
 from rtsam_jax.training.restored import load_run_config
 from rtsam_jax.training.run import (
     environment,
@@ -160,7 +159,7 @@ def test_a_folder_that_cannot_be_locked(
     def refuse(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(run_module.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     open_folder(cfg_for(tmp_path))
     assert "cannot be locked (No locks available)" in capsys.readouterr().out
 
