@@ -6,8 +6,10 @@ refinement from a ready embedding (`refine`); the whole training step, frozen en
 and 3 x 4 clicks (`step`); one crop's prediction (`predict`), and one more click on it (`click`).
 `augment` is set against MONAI's transforms; `input` says whether training waits for its input;
 `views` what an embedding cache saves of a step.
-Not among `all`: `scale` builds a simulated index of 22,000 volumes and 143,000 masks, and measures
-start-up and memory; `measures` scores 200 simulated cases of 128^3, with MONAI's distances beside.
+Not among `all`: `segmenter` sets a crop's encoding against one more click, and a cold start against
+one with compiled programs kept; `scale` builds a simulated index of 22,000 volumes and 143,000
+masks, and measures start-up and memory; `measures` scores 200 simulated cases of 128^3, with
+MONAI's distances beside.
 
 Rivals are `medim` (eager), `medim-compile` (encoder, decoder and loss under torch.compile),
 `medim-packed` (eager, with our padding-free attention) and `monai`. On a GPU both sides use it.
@@ -47,6 +49,7 @@ from rtsam_jax.benchmark.matrix_rate import matrix_rate
 from rtsam_jax.benchmark.measures import MeasuresTiming, measures_table, time_measures
 from rtsam_jax.benchmark.record import KIND, Record, text, write_json, write_markdown
 from rtsam_jax.benchmark.scale import ScaleTiming, measure_scale
+from rtsam_jax.benchmark.segmenter import segmenter_table, time_segmenter
 from rtsam_jax.benchmark.sweeps import TITLES as SWEEPS
 from rtsam_jax.benchmark.sweeps import run_sweep
 from rtsam_jax.benchmark.tables import input_table, scale_table
@@ -83,6 +86,7 @@ def _measures(cfg: ExperimentConfig, rounds: int) -> MeasuresTiming:
 ALONE = {
     "input": Alone(_input, input_table),
     "views": Alone(time_embedding_cache, views_table),
+    "segmenter": Alone(time_segmenter, segmenter_table),
     "scale": Alone(_scale, scale_table),
     "measures": Alone(_measures, measures_table),
 }

@@ -54,6 +54,13 @@ class ExtraMissing(RTSamError):
     exit_status = 3
 
 
+class SessionMismatch(RTSamError):
+    """A saved session cannot be had again: a file, the model or the mask is another now."""
+
+    code = "session_mismatch"
+    exit_status = 3
+
+
 class OutputExists(RTSamError):
     """The place to write to is taken by something else."""
 
@@ -145,8 +152,14 @@ class EmptyROI(VolumeError):
     code = "empty_roi"
 
 
+class PromptOutside(VolumeError):
+    """A box or a click that lies, in part or whole, where the model sees nothing of the image."""
+
+    code = "prompt_outside"
+
+
 class CasesFailed(VolumeError):
-    """Some cases of a dataset could not be prepared; a table names each with its own error."""
+    """Some cases could not be prepared or predicted; a table names each with its own error."""
 
     code = "cases_failed"
 

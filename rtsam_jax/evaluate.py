@@ -1,12 +1,15 @@
 """Scores a trained run, or masks from anywhere; leaves tables, plots and report.html.
 
 python -m rtsam_jax.evaluate --run RUN [--split NAME] [--probe PROBE ...] [--against RUN]
+python -m rtsam_jax.evaluate --run RUN --calibrate [--split NAME] [--repeats N]
 python -m rtsam_jax.evaluate --pred [NAME=]PLACE ... --truth PLACE [--out DIR]
 
 A run is scored on a split, without clicks, beside the trivial predictors, into RUN/evaluation/.
 --probe adds the same model told something else: `task`, another task; `text`, another case's text;
 `record`, another case's record; `no-record`, the task alone. --against sets another run's measures
 of the same cases beside: difference, 95 % interval by bootstrap over patients, Wilcoxon's p.
+--calibrate scores nothing: it finds out on the split what the confidence of the run's predictions
+is worth, and keeps that in the run for `predict` (docs/confidence.md).
 
 Masks are NIfTI. A PLACE is a folder with a file per case, called alike in all folders (CASE.nii.gz
 or CASE.nii), or a path in which {case} stands for the case, as in 'out/{case}/mask.nii.gz'. Several
@@ -32,6 +35,8 @@ from rtsam_jax.evaluation.inference import CropPredictor, make_crop_predictor
 from rtsam_jax.evaluation.mask_files import named_places, parse_values, read_owners
 from rtsam_jax.evaluation.mask_folders import MaskFolders, evaluate_masks
 from rtsam_jax.metrics.case import CaseMetrics
+from rtsam_jax.prediction.calibrating import calibrate_run
+from rtsam_jax.prediction.confidence import REPEATS
 from rtsam_jax.report.results_html import KINDS
 from rtsam_jax.report.results_tables import COMPARED, difference_table, find_differences
 from rtsam_jax.report.tables import read_cases, render
@@ -94,6 +99,13 @@ def _run_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--language-model", default="", help="where the run's language model lies now"
     )
+    parser.add_argument("--calibrate", action="store_true", help="fit the confidence on the split")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=REPEATS,
+        help="augmented repeats per case that --calibrate makes; 0: none (%(default)s)",
+    )
     return parser
 
 
@@ -148,9 +160,28 @@ def _evaluate_masks(arguments: argparse.Namespace) -> None:
     evaluate_masks(folders, arguments.out, kind=arguments.kind, figures=max(0, arguments.figures))
 
 
+def _calibrate(arguments: argparse.Namespace) -> None:
+    if arguments.probe or arguments.against:
+        raise ConfigError(
+            "--calibrate scores nothing, so --probe and --against do not go with it; run the "
+            "command twice."
+        )
+    if arguments.repeats < 0:
+        raise ConfigError(f"--repeats is {arguments.repeats}, but it must be 0 or above.")
+    calibrate_run(
+        arguments.run,
+        split=arguments.split,
+        language_model=arguments.language_model,
+        repeats=arguments.repeats,
+    )
+
+
 def _evaluate_run(arguments: argparse.Namespace) -> None:
     require_alone(os.environ)
     keep_compiled_programs()
+    if arguments.calibrate:
+        _calibrate(arguments)
+        return
     cfg = load_scoring_config(
         arguments.run, split=arguments.split, language_model=arguments.language_model
     )

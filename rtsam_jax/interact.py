@@ -14,6 +14,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
 from rtsam_jax.compilation import keep_compiled_programs
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
@@ -117,7 +120,6 @@ def run(arguments: argparse.Namespace) -> None:
         restored.graphdef,
         restored.params,
         cfg,
-        prompts.table,
         clicks=arguments.clicks,
         batch=arguments.candidates,
     )
@@ -142,6 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
         modality=data.modality,
         spec=PreprocessSpec.from_config(cfg),
         text_ids=prompts.own,
+        table=jax.tree.map(jnp.asarray, prompts.table),  # once, not for every click
         keys=keys,
         folder=folder,
         seed=arguments.seed,

@@ -38,15 +38,21 @@ from rtsam_jax.evaluation.inference import make_crop_predictor
 from rtsam_jax.flags import parse_config, take_options
 from rtsam_jax.optim import learning_rate, make_optimizer
 from rtsam_jax.report.figures import plot_curves
-from rtsam_jax.text.prompt_set import PromptSet, prompt_set, require_language_model
+from rtsam_jax.text.prompt_set import (
+    PromptSet,
+    prompt_set,
+    require_language_model,
+    task_sentences,
+)
 from rtsam_jax.training.batches import fresh_batches
-from rtsam_jax.training.checkpoint import (
-    RunCheckpoints,
+from rtsam_jax.training.checkpoint import RunCheckpoints
+from rtsam_jax.training.loop import train
+from rtsam_jax.training.model_file import (
+    MODEL_FILE,
     check_language_model,
     check_tasks,
-    write_model_json,
+    write_model_file,
 )
-from rtsam_jax.training.loop import train
 from rtsam_jax.training.processes import (
     barrier,
     first_then_others,
@@ -55,7 +61,6 @@ from rtsam_jax.training.processes import (
     whole,
 )
 from rtsam_jax.training.run import (
-    environment,
     fingerprints,
     has_steps,
     open_run_folder,
@@ -128,11 +133,17 @@ def _run_folder(cfg: ExperimentConfig, data: RunData, prompts: PromptSet) -> Ite
         yield Path(cfg.out_dir)
         return
     with open_run_folder(cfg, fingerprints(data.train, cache_root(cfg))) as folder:
-        if has_steps(folder) and (folder / "model.json").exists():
+        if has_steps(folder) and (folder / MODEL_FILE).exists():
             check_tasks(folder, data.tasks)
             check_language_model(folder, prompts.language_model)
-        about = {"preset": cfg.model.preset, "language_model": prompts.language_model}
-        write_model_json(folder, {"tasks": data.tasks, **about, **environment()})
+        write_model_file(
+            folder,
+            cfg,
+            data,
+            task_sentences(data.dataset, cfg.prompt),
+            text_width=prompts.width,
+            language_model=prompts.language_model,
+        )
         barrier("run folder")
         yield folder
 

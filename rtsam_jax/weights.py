@@ -241,7 +241,10 @@ def read_meta(folder: Path, *, kind: str = WEIGHTS) -> dict[str, Any]:
         raise UnreadableFile(
             f"{file} is not readable JSON ({error}); write the folder again."
         ) from error
-    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA_VERSION or "preset" not in meta:
+    if not isinstance(meta, dict) or (
+        meta.get("kind") != "run"  # which has schemas of its own, and is told below
+        and (meta.get("schema") != SCHEMA_VERSION or "preset" not in meta)
+    ):
         raise UnreadableFile(
             f"{file} is not a model description of schema {SCHEMA_VERSION} with a preset; "
             "write the checkpoint again with this version."

@@ -71,6 +71,22 @@ def test_the_command_prints_tables_and_writes_every_number(
     assert min(fed["record_mb"], fed["read_ms"], fed["step_ms"], fed["loop_ms"]) > 0
 
 
+def test_segmenter_sets_encoding_against_clicks_and_cold_starts_against_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = "--json", str(tmp_path / "bench.json")
+    bench.main(["--preset", "test", "--case", "segmenter", "--rounds", "1", *files])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "| Encode (ms) | Warm click (ms) | Encode / click | Cold start (s) |" in printed
+    found = json.loads((tmp_path / "bench.json").read_text())["segmenter"]
+    for name in ("encode", "click"):
+        assert len(found[name]["seconds"]) == 1 and found[name]["seconds"][0] > 0
+    encode, click = found["encode"]["seconds"], found["click"]["seconds"]
+    assert found["times"]["of_medians"] == pytest.approx(encode[0] / click[0])
+    assert len(found["cold_s"]) == len(found["kept_s"]) == 1
+    assert min(found["cold_s"] + found["kept_s"]) > 0
+
+
 @pytest.mark.filterwarnings("ignore:monai:FutureWarning")  # of its own calls
 def test_measures_scores_simulated_cases_of_every_kind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

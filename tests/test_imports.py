@@ -24,10 +24,11 @@ PARTS = frozenset(
 )
 SERVICES = frozenset(
     {"report", "text", "evaluation", "training", "planning", "benchmark", "rivals", "ablation"}
-    | {"flags"}
+    | {"prediction", "flags"}
 )
 COMMANDS = frozenset(
     {"train", "evaluate", "prepare", "bench", "plan", "baselines", "interact", "ablate"}
+    | {"predict", "export"}
 )
 
 # Part -> what it may import of rtsam_jax besides itself; a dotted entry allows that one module.
@@ -48,8 +49,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "text": BASE | PARTS,
     "evaluation": BASE | PARTS | {"report", "text"},
     "training": BASE | PARTS | {"report", "flags"},
+    "prediction": BASE | PARTS | {"training", "evaluation", "report", "text", "flags"},
     "planning": BASE | PARTS | {"report", "training"},
-    "benchmark": BASE | PARTS | {"training", "evaluation", "report"},
+    "benchmark": BASE | PARTS | {"training", "evaluation", "report", "prediction"},
     "rivals": BASE | PARTS | {"training", "evaluation", "report", "text"},
     "ablation": BASE | PARTS | {"training", "evaluation", "report", "flags"},
     "flags": BASE,
@@ -64,6 +66,7 @@ ORBAX = frozenset({"training/checkpoint.py", "weights.py"})
 FOREIGN = frozenset({"torch", "transformers", "monai", "medim", "SimpleITK"})
 FOREIGN_IN_FUNCTIONS = {
     "benchmark": frozenset({"torch", "medim", "monai"}),
+    "data": frozenset({"SimpleITK"}),  # NRRD and MetaImage
     "rivals": frozenset({"torch", "monai"}),
     "text": frozenset({"transformers"}),  # the tokenizer, where features are not cached yet
 }

@@ -16,7 +16,9 @@ from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import ConfigError, IncompleteCase, RTSamError, SplitError
 from rtsam_jax.optim import make_optimizer
-from rtsam_jax.training.checkpoint import RunCheckpoints, write_model_json
+from rtsam_jax.text.prompt_set import task_sentences
+from rtsam_jax.training.checkpoint import RunCheckpoints
+from rtsam_jax.training.model_file import write_model_file
 from rtsam_jax.training.run import fingerprints, open_run_folder
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import build
@@ -36,8 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path:
     one = make_mesh(MeshConfig(data=1), 1)
     built = build(cfg, len(data.tasks), make_optimizer(cfg.optim, 1), one)
     with open_run_folder(cfg, fingerprints(data.train, cache_root(cfg))) as folder:
-        about = {"preset": cfg.model.preset, "language_model": None}
-        write_model_json(folder, {"tasks": data.tasks, **about})
+        write_model_file(folder, cfg, data, task_sentences(data.dataset, cfg.prompt))
         with closing(RunCheckpoints(folder, keep=1)) as checkpoints:
             checkpoints.save(built, loss=1.0)
     return folder

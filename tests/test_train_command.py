@@ -70,7 +70,8 @@ def test_what_a_run_leaves(place: Path) -> None:
     record = json.loads((run / "run.json").read_text())
     assert record["config"]["steps"] == STEPS and record["versions"]["jax"]
     model = json.loads((run / "model.json").read_text())
-    assert model["tasks"] == ["orn", "ce", "crn"] and model["preset"] == "test"
+    assert [task["name"] for task in model["tasks"]] == ["orn", "ce", "crn"]
+    assert model["model"]["preset"] == "test" and model["preprocessing"]["spacing_mm"] == 2
     kept = {int(path.name) for path in (run / "checkpoints").iterdir()}
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").open()]
     saved = [*range(EVERY, STEPS, EVERY), STEPS]

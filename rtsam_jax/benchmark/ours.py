@@ -42,7 +42,7 @@ from rtsam_jax.training.step import make_train_step
 
 SIDE = "rtsam_jax"
 CLICK_SLOTS = 8  # of the click buffer in prediction, so that a further click compiles nothing
-_TASKS = 3
+TASKS = 3
 _STEPS = 1000  # of the learning rate's schedule
 
 
@@ -59,8 +59,8 @@ def synthetic_batch(size: int, batch: int, seed: int = 0) -> Sample:
         image=rng.standard_normal((batch, size, size, size, 1), dtype=np.float32),
         label=balls(size / 8),
         roi=balls(size / 4),
-        text_id=np.arange(batch, dtype=np.int32) % _TASKS,
-        mirrored_text_id=np.arange(batch, dtype=np.int32) % _TASKS,
+        text_id=np.arange(batch, dtype=np.int32) % TASKS,
+        mirrored_text_id=np.arange(batch, dtype=np.int32) % TASKS,
         case_id=np.arange(batch, dtype=np.int32),
         weight=np.ones(batch, np.float32),
         view=np.full(batch, -1, np.int32),
@@ -79,7 +79,7 @@ class OurSide:
     def __init__(self, cfg: ExperimentConfig, mesh: Mesh | None = None):
         self.cfg, self.mesh = cfg, mesh
         self.spec = get_spec(cfg.model.preset)
-        model = nnx.eval_shape(lambda: make_model(cfg, _TASKS))
+        model = nnx.eval_shape(lambda: make_model(cfg, TASKS))
         abstract = nnx.state(model)
         places = parameter_shardings(mesh, abstract) if mesh else None
         nnx.update(model, draw_parameters(abstract, cfg.seed, places))

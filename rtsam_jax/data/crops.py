@@ -75,26 +75,61 @@ def extract(
     return crop
 
 
+def insert(
+    crop: np.ndarray, origin: Sequence[int] | np.ndarray, shape: Sequence[int]
+) -> np.ndarray:
+    """A crop where `extract` would cut it out: float32 [*shape], 0 around it."""
+    inside, outside = _overlap(origin, len(crop), shape)
+    volume = np.zeros(tuple(shape), np.float32)
+    volume[outside] = crop[inside]
+    return volume
+
+
+class Blending:
+    """An average of overlapping crops under Gaussian weights, taken in one by one.
+
+    However many there are, it holds two float64 volumes, 16 bytes per voxel, and a float32 one
+    besides when the average is asked for: float64, so that a constant comes back bit-equal.
+
+    Args:
+      shape: of the volume.
+      size: a crop's edge in voxels.
+    """
+
+    def __init__(self, shape: Sequence[int], size: int):
+        distance = (np.arange(size) - (size - 1) / 2) / (size * _SIGMA)
+        line = np.exp(-0.5 * distance**2)
+        self._weight = line[:, None, None] * line[None, :, None] * line[None, None, :]
+        self._total = np.zeros(tuple(shape), np.float64)
+        self._weights = np.zeros(tuple(shape), np.float64)
+
+    def add(self, crop: np.ndarray, origin: Sequence[int] | np.ndarray) -> None:
+        """Takes in a crop [size, size, size] of any real type; what lies outside is left out."""
+        inside, outside = _overlap(origin, len(self._weight), self._total.shape)
+        weight = self._weight[inside]
+        self._total[outside] += weight * crop[inside]
+        self._weights[outside] += weight
+
+    def average(self) -> np.ndarray:
+        """Float32 [*shape], 0 where no crop reached; nothing can be added to it afterwards."""
+        # The smallest weight there can be, exp(-24), is far above the smallest float64.
+        np.maximum(self._weights, np.finfo(np.float64).tiny, out=self._weights)
+        self._total /= self._weights
+        return self._total.astype(np.float32)
+
+
 def blend(crops: np.ndarray, origins: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Averages overlapping crops under Gaussian weights: float32 [*shape], 0 where none reaches.
+    """Averages overlapping crops, see `Blending`: float32 [*shape], 0 where none reaches.
 
     Args:
       crops: [n, s, s, s], any real type.
       origins: int [n, 3].
       shape: of the volume.
     """
-    size = crops.shape[1]
-    distance = (np.arange(size) - (size - 1) / 2) / (size * _SIGMA)
-    line = np.exp(-0.5 * distance**2)
-    weight = line[:, None, None] * line[None, :, None] * line[None, None, :]
-    # float64, so that a constant comes back bit-equal in float32.
-    total = np.zeros(tuple(shape), np.float64)
-    weights = np.zeros(tuple(shape), np.float64)
+    blending = Blending(shape, crops.shape[1])
     for crop, origin in zip(crops, origins, strict=True):
-        inside, outside = _overlap(origin, size, shape)
-        total[outside] += (weight * crop)[inside]
-        weights[outside] += weight[inside]
-    return np.divide(total, weights, out=np.zeros_like(total), where=weights > 0).astype(np.float32)
+        blending.add(crop, origin)
+    return blending.average()
 
 
 def _overlap(

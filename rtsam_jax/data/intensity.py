@@ -24,7 +24,7 @@ def air(modality: str) -> float:
 
 
 def foreground(array: np.ndarray, modality: str, name: str) -> tuple[np.ndarray, float, float]:
-    """Clipped float32 values, and mean and standard deviation of their foreground.
+    """Clipped float32 values, not to be written to, and mean and deviation of their foreground.
 
     Args:
       array: [X, Y, Z], in HU (CT) or any unit (MR).
@@ -34,7 +34,7 @@ def foreground(array: np.ndarray, modality: str, name: str) -> tuple[np.ndarray,
     Raises:
       VolumeError: no foreground, or one without contrast.
     """
-    values = array.astype(np.float32)
+    values = np.asarray(array, np.float32)
     if modality == "CT":
         values = np.clip(values, *_CT_RANGE)
         inside = values[values > _CT_FOREGROUND]

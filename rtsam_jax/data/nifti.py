@@ -6,7 +6,6 @@ import gzip
 import itertools
 import os
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,11 +13,22 @@ import nibabel
 import numpy as np
 from numpy.typing import DTypeLike
 
+from rtsam_jax.data.volume import Volume, check_affine, check_shape, closest_ras
 from rtsam_jax.errors import MissingFile, NonFiniteVoxels, UnreadableFile, VolumeError
 
+__all__ = [
+    "Volume",
+    "file_affine",
+    "label_of",
+    "placed",
+    "read_header",
+    "read_label",
+    "read_volume",
+    "write_placed",
+    "write_volume",
+]
+
 _MM_PER_UNIT = (1.0, 1000.0, 1.0, 0.001)  # by NIfTI code: unknown, metre, mm, micrometre
-_MOST_PER_AXIS = 2048  # voxels; no scanner's matrix is finer, and a body is no longer
-_MOST_VOXELS = 2**30  # 4 GiB as float32
 _APART_MM = 1.0  # corners by qform and by sform; half a voxel where that is more
 _HEADER_BYTES = 544  # of NIfTI-2 with its extension flags; NIfTI-1's is shorter
 _MOST_BEFORE_VOXELS = 2**26  # bytes of header and extensions
@@ -39,29 +49,6 @@ _NOT_NIFTI = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """A 3-D array with its place in the patient.
-
-    Attributes:
-      array: [X, Y, Z], axes along R, A, S.
-      affine: [4, 4] float64, voxel index (centre of voxel i at i) -> world RAS+ in mm.
-    """
-
-    array: np.ndarray
-    affine: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        x, y, z = self.array.shape
-        return x, y, z
-
-    @property
-    def spacing(self) -> np.ndarray:
-        """Length of a voxel's edges in mm: (3,) float64."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
-
-
 def read_volume(path: str | Path, *, what: str = "image") -> Volume:
     """Reads a scalar volume as float32 in the closest RAS+ axes.
 
@@ -79,23 +66,29 @@ def read_volume(path: str | Path, *, what: str = "image") -> Volume:
     """
     path = Path(path)
     image = _decode(path, what)
-    affine = _affine(image.header)
+    affine = file_affine(image.header)
     try:
         array = image.get_fdata(dtype=np.float32, caching="unchanged")  # applies slope and inter
     except (OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError) as cause:
         raise _unreadable(path, what, cause) from cause
-    array = array.reshape(array.shape[:3])
-    finite = np.isfinite(array)
-    if not finite.all():
-        bad = int(array.size - finite.sum())
-        raise NonFiniteVoxels(
-            f"The {what} {path} has {bad} NaN or infinite voxels; "
-            "replace them with real values (such as the background's) before using it."
-        )
-    orientation = nibabel.io_orientation(affine)
-    array = nibabel.apply_orientation(array, orientation)
-    affine = affine @ nibabel.orientations.inv_ornt_aff(orientation, image.shape[:3])
-    return Volume(np.ascontiguousarray(array, np.float32), affine)
+    return closest_ras(array.reshape(array.shape[:3]), affine, path, what)
+
+
+def read_header(path: Path) -> nibabel.Nifti1Header:
+    """The header of a file that `read_volume` accepts, NIfTI-1 or -2."""
+    with path.open("rb") as raw:
+        gzipped = raw.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if gzipped else path.open("rb") as file:
+        head = file.read(_HEADER_BYTES)
+    kind = _kind(head).header_class
+    return kind(head[: kind.template_dtype.itemsize], check=False)
+
+
+def file_affine(header: nibabel.Nifti1Header) -> np.ndarray:
+    """Voxel index -> world mm, [4, 4] float64; the sform where there are both."""
+    affine = np.array(header.get_best_affine(), np.float64)
+    affine[:3] *= _MM_PER_UNIT[_length_unit(header)]
+    return affine
 
 
 def read_label(
@@ -119,7 +112,18 @@ def read_label(
         that is no whole number. Otherwise as `read_volume`.
     """
     path = Path(path)
-    volume = read_volume(path, what=what)
+    mend = f"name the one that is inside as the case's {field}, or store a mask of one structure"
+    return label_of(read_volume(path, what=what), path, value, what=what, mend=mend)
+
+
+def label_of(
+    volume: Volume, path: Path, value: int | None = None, *, what: str, mend: str
+) -> Volume:
+    """The mask that a volume of a file holds, as `read_label` has it.
+
+    Args:
+      mend: what to do about several values, for the message.
+    """
     marked = volume.array[volume.array != 0]
     if value is None and (marked == marked[:1]).all():
         return Volume(volume.array != 0, volume.affine)
@@ -133,10 +137,7 @@ def read_label(
         values = np.unique(marked)
         named = ", ".join(f"{v:.0f}" for v in values[:_NAMED])
         rest = f" and {values.size - _NAMED} more" if values.size > _NAMED else ""
-        raise VolumeError(
-            f"The {what} {path} holds the values {named}{rest}; name the one that is inside as "
-            f"the case's {field}, or store a mask of one structure."
-        )
+        raise VolumeError(f"The {what} {path} holds the values {named}{rest}; {mend}.")
     return Volume(volume.array == value, volume.affine)
 
 
@@ -151,17 +152,39 @@ def write_volume(path: str | Path, volume: Volume, dtype: DTypeLike) -> None:
     Raises:
       VolumeError: a value does not fit into an integer `dtype`, or is not finite.
     """
+    write_placed(path, volume.array, placed(volume.affine), dtype)
+
+
+def placed(affine: np.ndarray) -> nibabel.Nifti1Header:
+    """A header that says no more than where voxels lie: `affine`, [4, 4], index -> world mm."""
+    header = nibabel.Nifti1Header()
+    header.set_xyzt_units("mm")
+    header.set_sform(affine, code=1)
+    # Readers that prefer the qform must see the same place; it cannot express a shear.
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    orthogonal = np.allclose(directions.T @ directions, np.eye(3), atol=1e-5)
+    header.set_qform(affine, code=1 if orthogonal else 0)
+    return header
+
+
+def write_placed(
+    path: str | Path, array: np.ndarray, place: nibabel.Nifti1Header, dtype: DTypeLike
+) -> None:
+    """Writes voxels where a header says, whole or not at all; see `write_volume`.
+
+    Args:
+      array: [i, j, k], along the axes of `place`.
+      place: its qform, sform, their codes and the unit of length are kept.
+    """
     path = Path(path)
     suffix = next((s for s in (".nii.gz", ".nii") if path.name.endswith(s)), None)
     if suffix is None:
         raise VolumeError(f"{path} does not end in .nii.gz or .nii; choose such a name.")
-    image = nibabel.Nifti1Image(_as_stored(volume.array, np.dtype(dtype), path), volume.affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(volume.affine, code=1)
-    # Readers that prefer the qform must see the same place; it cannot express a shear.
-    directions = volume.affine[:3, :3] / volume.spacing
-    orthogonal = np.allclose(directions.T @ directions, np.eye(3), atol=1e-5)
-    image.set_qform(volume.affine if orthogonal else None, code=1 if orthogonal else 0)
+    header = place.copy()
+    header.set_data_shape(array.shape)
+    header.set_data_dtype(np.dtype(dtype))
+    stored = _as_stored(array, np.dtype(dtype), path)
+    image = nibabel.Nifti1Image(stored, header.get_best_affine(), header)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
     try:
@@ -213,8 +236,7 @@ def _decode(path: Path, what: str) -> nibabel.Nifti1Image:
 
 def _parse(stream: BinaryIO | gzip.GzipFile, path: Path, what: str) -> nibabel.Nifti1Image:
     head = stream.read(_HEADER_BYTES)
-    second = 540 in (int.from_bytes(head[:4], order) for order in ("little", "big"))
-    kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+    kind = _kind(head)
     header = kind.header_class(head[: kind.header_class.template_dtype.itemsize])
     _check_header(header, path, what)
     start = float(header["vox_offset"])
@@ -233,6 +255,11 @@ def _parse(stream: BinaryIO | gzip.GzipFile, path: Path, what: str) -> nibabel.N
     return kind.from_bytes(content)
 
 
+def _kind(head: bytes) -> type[nibabel.Nifti1Image]:
+    second = 540 in (int.from_bytes(head[:4], order) for order in ("little", "big"))
+    return nibabel.Nifti2Image if second else nibabel.Nifti1Image
+
+
 def _unreadable(path: Path, what: str, cause: BaseException) -> UnreadableFile:
     reason = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
     return UnreadableFile(
@@ -246,13 +273,6 @@ def _length_unit(header: nibabel.Nifti1Header) -> int:
     return int(header["xyzt_units"]) & 7
 
 
-def _affine(header: nibabel.Nifti1Header) -> np.ndarray:
-    """Voxel index -> world mm, [4, 4] float64; the sform where there are both."""
-    affine = np.array(header.get_best_affine(), np.float64)
-    affine[:3] *= _MM_PER_UNIT[_length_unit(header)]
-    return affine
-
-
 def _check_header(header: nibabel.Nifti1Header, path: Path, what: str) -> None:
     shape = header.get_data_shape()
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
@@ -260,13 +280,7 @@ def _check_header(header: nibabel.Nifti1Header, path: Path, what: str) -> None:
             f"The {what} {path} has shape {shape}, but one 3-D frame is needed; "
             "extract the frame to use into its own file."
         )
-    if min(shape) < 1:
-        raise VolumeError(f"The {what} {path} has shape {shape}, no voxels; export it again.")
-    if max(shape) > _MOST_PER_AXIS or np.prod(shape, dtype=np.int64) > _MOST_VOXELS:
-        raise VolumeError(
-            f"The {what} {path} has shape {shape}, but at most {_MOST_PER_AXIS} voxels along an "
-            f"axis and {_MOST_VOXELS} in all are read; crop or resample it."
-        )
+    check_shape(shape, path, what)
     dtype = header.get_data_dtype()
     if dtype.kind not in "iufb":
         raise VolumeError(
@@ -283,15 +297,7 @@ def _check_header(header: nibabel.Nifti1Header, path: Path, what: str) -> None:
             f"The {what} {path} gives its lengths in unit {_length_unit(header)}, which NIfTI does "
             "not have; set its xyzt_units to 2 (mm) if that is what they are."
         )
-    affine = _affine(header)
-    edges = np.linalg.norm(affine[:3, :3], axis=0) if np.isfinite(affine).all() else np.zeros(3)
-    volume = abs(np.linalg.det(affine[:3, :3])) if edges.all() else 0.0
-    # Relative to the edges' product, so that small voxels are not mistaken for flat ones.
-    if not volume > 1e-4 * edges.prod():
-        raise VolumeError(
-            f"The {what} {path} has a singular or non-finite affine, so its voxels have no place "
-            "in the patient; write a valid sform or qform."
-        )
+    edges = check_affine(file_affine(header), path, what, "write a valid sform or qform")
     if header["sform_code"] > 0 and header["qform_code"] > 0:
         _check_agreement(header, edges, path, what)
 

@@ -141,9 +141,11 @@ def preprocess(
     values = smooth(values, image.spacing, spec.spacing_mm)
     matrix = index_map(image.affine, grid.affine)
     values = resample(values, matrix, grid.shape, order=_SPLINE_ORDER[spec.interpolation])
+    values -= np.float32(mean)  # in place: a large scan has hundreds of megabytes
+    values /= np.float32(std)
     tiled = spec.crop == "image"
     return Preprocessed(
-        image=((values - np.float32(mean)) / np.float32(std)).astype(np.float32),
+        image=values,
         roi=region and region.roi,
         box=region and region.box,
         dmax=region and region.dmax,

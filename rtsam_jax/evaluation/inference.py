@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,8 @@ import numpy as np
 from flax import nnx
 
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.crops import blend, crop_origins, extract
-from rtsam_jax.data.neighbourhood import anchor_box
 from rtsam_jax.data.preprocess import Preprocessed
+from rtsam_jax.evaluation.tiles import tile
 from rtsam_jax.models.layers import upsample
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.models.sam3d import SAM3D
@@ -76,14 +75,19 @@ def predict_volume(
     """Probability `[X, Y, Z]` float32 on the model grid.
 
     One crop where what it is centred on fits, else overlapping ones blended with Gaussian weights;
-    0 where no crop reaches.
+    0 where no crop reaches. Crops are cut out, predicted and blended a batch at a time: what is
+    held beside scan and result is a batch, and 20 bytes per voxel of the window that all crops
+    reach, however many they are.
     """
-    high_dose, _ = scan.require_dose(name=name, purpose="prediction")
-    origins = crop_origins(anchor_box(scan, None), size)
-    out = []
-    for start in range(0, len(origins), BATCH):
-        part = origins[start : start + BATCH]
-        image = np.stack([extract(scan.image, o, size, scan.background) for o in part])
-        roi = np.stack([extract(high_dose, o, size, 0) for o in part])
-        out.append(predict(image, roi, np.full(len(part), text_id, np.int32)))
-    return blend(np.concatenate(out), origins, scan.image.shape)
+    tiles = tile(scan, size, name=name)
+
+    def crops() -> Iterator[np.ndarray]:
+        for start in range(0, len(tiles), BATCH):
+            rows = range(start, min(start + BATCH, len(tiles)))
+            image = np.stack([tiles.image(row) for row in rows])
+            roi = np.stack([tiles.region(row) for row in rows])
+            yield from predict(image, roi, np.full(len(rows), text_id, np.int32))
+
+    out = np.zeros(scan.image.shape, np.float32)
+    out[tiles.place] = tiles.blended(crops())
+    return out

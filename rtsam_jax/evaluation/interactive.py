@@ -13,20 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtsam_jax.data.cases import Case
-from rtsam_jax.data.crops import blend, crop_origins, extract
 from rtsam_jax.data.grid import Grid
-from rtsam_jax.data.neighbourhood import anchor_box
 from rtsam_jax.data.nifti import Volume
-from rtsam_jax.data.preprocess import Preprocessed, label_to_grid, to_native
+from rtsam_jax.data.preprocess import Preprocessed, label_to_grid
 from rtsam_jax.evaluation.click_model import Asked, ClickModel, Encoded, Turn
 from rtsam_jax.evaluation.scoring import THRESHOLD
 from rtsam_jax.evaluation.simulated_user import Click, User
-from rtsam_jax.geometry import index_map
+from rtsam_jax.evaluation.tiles import Tiles, resample_window, tile
 from rtsam_jax.metrics.case import score_case
 from rtsam_jax.metrics.interactive import Interaction, PlacedClick
 from rtsam_jax.metrics.overlap import dice
-
-_FRINGE = 1  # voxels around the crops, so that probability falls to 0 within the window
+from rtsam_jax.models.text_adapter import TextTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,21 +32,25 @@ class OpenCase:
 
     case: Case
     label: Volume  # on its own grid
-    window: Grid
+    tiles: Tiles
     truth: np.ndarray  # bool, on the window
     reach: np.ndarray  # bool, on the window: in some crop
     out_of_reach: float  # share of the truth on the model grid
-    origins: np.ndarray  # int [n, 3], in the window
     crops: Encoded
     first: Turn
 
     def probability(self, turn: Turn) -> np.ndarray:
         """All crops blended: float32, on the window."""
-        return blend(turn.probability, self.origins, self.window.shape)
+        return self.tiles.blended(map(turn.crop, range(len(self.tiles))))
 
 
 def open_case(
-    model: ClickModel, case: Case, scan: Preprocessed, label: Volume, text_id: int
+    model: ClickModel,
+    case: Case,
+    scan: Preprocessed,
+    label: Volume,
+    text_id: int,
+    table: TextTable | None = None,
 ) -> OpenCase:
     """Encodes a case's crops and predicts without clicks.
 
@@ -57,36 +58,27 @@ def open_case(
         scan: its image and dose.
         label: mask that covers the image.
         text_id: of its prompt.
+        table: of the texts, on the device; None where the model takes none.
 
     Raises:
         IncompleteCase: it has no dose.
         NoOverlap, LabelNotCovering: the label covers none, or not all, of its image.
     """
-    high_dose, _ = scan.require_dose(name=case.id, purpose="prediction")
-    size = model.spec.image_size
-    origins = crop_origins(anchor_box(scan, None), size)
-    crops = model.encode(
-        np.stack([extract(scan.image, origin, size, scan.background) for origin in origins]),
-        np.stack([extract(high_dose, origin, size, 0) for origin in origins]),
-        text_id,
-    )
-    low = np.maximum(origins.min(0) - _FRINGE, 0)
-    high = np.minimum(origins.max(0) + size + _FRINGE, scan.grid.shape)
-    window = _part(scan.grid, low, high)
-    reach = np.zeros(window.shape, bool)
-    for origin in origins - low:
-        reach[tuple(slice(max(at, 0), at + size) for at in origin.tolist())] = True
+    tiles = tile(scan, model.spec.image_size, name=case.id)
+    rows = range(len(tiles))
+    crops = model.encode(map(tiles.image, rows), map(tiles.region, rows), text_id, table)
+    reach = np.zeros(tiles.shape, bool)
+    for origin in tiles.origins.tolist():
+        reach[tuple(slice(max(at, 0), at + tiles.size) for at in origin)] = True
     truth = label_to_grid(label, scan.grid, name=case.id).astype(bool)
-    seen = truth[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    total = int(truth.sum())
+    seen, total = truth[tiles.place], int(truth.sum())
     return OpenCase(
         case=case,
         label=label,
-        window=window,
+        tiles=tiles,
         truth=seen,
         reach=reach,
         out_of_reach=1 - int((seen & reach).sum()) / total if total else 0.0,
-        origins=origins - low,
         crops=crops,
         first=model.first(crops),
     )
@@ -97,7 +89,7 @@ def play(
 ) -> Iterator[tuple[Click | None, np.ndarray]]:
     """Yields the first prediction, then each click and the prediction after it.
 
-    A prediction is a probability on `opened.window`. Ends after as many clicks as the model has
+    A prediction is a probability on the window. Ends after as many clicks as the model has
     slots, or where the user finds nothing to correct.
     """
     turn, probability = opened.first, opened.probability(opened.first)
@@ -114,19 +106,17 @@ def _best(
     model: ClickModel, opened: OpenCase, turn: Turn, slot: int, proposed: Sequence[Click]
 ) -> tuple[Click, Turn, np.ndarray]:
     """The click after which Dice on the window is highest, of equals the first; all in one go."""
-    size = model.spec.image_size
     held, asked = [], []
     for click in proposed:
-        at = np.array(click.voxel) - opened.origins
-        rows = np.flatnonzero(((at >= 0) & (at < size)).all(1))
+        rows, at = opened.tiles.holding(np.array(click.voxel))
         held.append(rows)
-        asked.append(turn.with_click(rows, at[rows], click.positive, slot, keep=model.accumulate))
+        asked.append(turn.with_click(rows, at, click.positive, slot, keep=model.accumulate))
     rows = np.concatenate(held)
     together = Asked(*map(np.concatenate, zip(*asked, strict=True)))
     answers = model.answer(opened.crops.rows(rows), together)
     start, highest = 0, -1.0
     for click, part in zip(proposed, held, strict=True):
-        answer = Turn(*(leaf[start : start + len(part)] for leaf in answers))
+        answer = answers.rows(slice(start, start + len(part)))
         start += len(part)
         new = turn.updated(part, answer)
         probability = opened.probability(new)
@@ -145,7 +135,7 @@ def interact(model: ClickModel, opened: OpenCase, user: User, *, seed: int) -> I
         seed: with the case's id and the user's name it decides all that is random.
     """
     case, label = opened.case, opened.label
-    to_label = label_mask(opened.window, label)
+    to_label = label_mask(opened.tiles.window, label)
     digest = hashlib.sha256(f"{seed}/{user.name}/{case.id}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:16]))
     scores: list[tuple[float, float]] = []
@@ -161,7 +151,7 @@ def interact(model: ClickModel, opened: OpenCase, user: User, *, seed: int) -> I
         )
         scores.append((found.dice, found.nsd_2mm))
         if click is not None:
-            x, y, z = opened.window.to_world(np.array(click.voxel)).tolist()
+            x, y, z = opened.tiles.window.to_world(np.array(click.voxel)).tolist()
             clicks.append(PlacedClick(number, (x, y, z), click.positive))
     scores += scores[-1:] * (1 + model.clicks - len(scores))
     dice_curve, nsd_curve = zip(*scores, strict=True)
@@ -178,30 +168,12 @@ def interact(model: ClickModel, opened: OpenCase, user: User, *, seed: int) -> I
 
 
 def label_mask(window: Grid, label: Volume) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from a probability on a window of the model grid to a mask on the label's grid.
-
-    Only that part of the label's grid is resampled which the window reaches: the rest is
-    background, as if the probability were 0 on all the model grid around the window.
-    """
-    corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in window.shape], indexing="ij"), -1)
-    matrix = index_map(label.affine, window.affine)
-    position = corners.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3]
-    low = np.clip(np.floor(position.min(0)), 0, label.shape).astype(int)
-    high = np.clip(np.ceil(position.max(0)) + 1, 0, label.shape).astype(int)
-    part = _part(label, low, high)
-    place = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    """A function from a probability on a window of the model grid to a mask on the label's grid."""
 
     def to_label(probability: np.ndarray) -> np.ndarray:
+        place, part = resample_window(probability, window, label)
         mask = np.zeros(label.shape, bool)
-        mask[place] = to_native(probability, window, part) >= THRESHOLD
+        mask[place] = part >= THRESHOLD
         return mask
 
     return to_label
-
-
-def _part(grid: Grid | Volume, low: np.ndarray, high: np.ndarray) -> Grid:
-    """The grid of the voxels from `low` up to but without `high`."""
-    affine = grid.affine.copy()
-    affine[:3, 3] += grid.affine[:3, :3] @ low
-    x, y, z = (high - low).tolist()
-    return Grid((x, y, z), affine)

@@ -25,6 +25,7 @@ from rtsam_jax.evaluation.click_model import ClickModel
 from rtsam_jax.evaluation.interactive import interact, open_case
 from rtsam_jax.evaluation.simulated_user import User
 from rtsam_jax.metrics.interactive import Interaction, PlacedClick
+from rtsam_jax.models.text_adapter import TextTable
 
 # Part of every key: raise it where the same settings would give another interaction.
 FORMAT = 1
@@ -49,6 +50,7 @@ def interactions(
     modality: Mapping[str, str],
     spec: PreprocessSpec,
     text_ids: Mapping[str, int],
+    table: TextTable | None,
     keys: Mapping[tuple[str, str], str],
     folder: Path,
     seed: int,
@@ -59,6 +61,7 @@ def interactions(
         cases: with labels; tasks of one scan should stand side by side.
         modality: by task.
         text_ids: prompt by case id.
+        table: of the texts, or None.
         keys: of `interaction_key`, by case id and user.
         folder: where they are kept.
         seed: of all that is random about the users.
@@ -77,7 +80,7 @@ def interactions(
         for case, scan in _scans([case for case in cases if missing[case.id]], modality, spec):
             assert case.label is not None
             label = read_label(case.label, case.label_value)
-            opened = open_case(model, case, scan, label, text_ids[case.id])
+            opened = open_case(model, case, scan, label, text_ids[case.id], table)
             for user in missing[case.id]:
                 at = case.id, user.name
                 found[at] = interact(model, opened, user, seed=seed)

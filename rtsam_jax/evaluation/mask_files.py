@@ -31,6 +31,16 @@ class Owner:
     tasks: tuple[str, ...] = ()
 
 
+def matched(where: str) -> dict[str, Path]:
+    """The paths that exist, by what stands in them for `{case}`, the same wherever it stands."""
+    first, *rest = where.split(CASE)
+    again = "(?P=case)".join(re.escape(part) for part in rest)
+    name = re.compile(f"{re.escape(first)}(?P<case>[^/]+){again}")
+    paths = glob.glob("*".join(glob.escape(part) for part in (first, *rest)))
+    found = ((match["case"], Path(path)) for path in paths if (match := name.fullmatch(path)))
+    return dict(sorted(found))
+
+
 def files_of(where: str) -> dict[str, Path]:
     """NIfTI files by case, sorted.
 
@@ -44,12 +54,9 @@ def files_of(where: str) -> dict[str, Path]:
         UnreadableFile, DatasetSchemaError: see `volumes_in`.
     """
     if CASE in where:
-        before, _, after = where.partition(CASE)
-        if CASE in after:
+        if where.count(CASE) > 1:
             raise ConfigError(f"{where} says {CASE} twice; let it stand once.")
-        name = re.compile(f"{re.escape(before)}([^/]+){re.escape(after)}")
-        paths = glob.glob(f"{glob.escape(before)}*{glob.escape(after)}")
-        found = {match[1]: Path(match[0]) for path in paths if (match := name.fullmatch(path))}
+        found = matched(where)
         for path in found.values():
             ending_of(path)
     elif Path(where).is_dir():

@@ -54,13 +54,13 @@ def bootstrap_mean(
     mean = float(total.sum() / count.sum())
     if len(names) < 2:
         return MeanInterval(mean, math.nan, math.nan)
-    drawn = _draws(len(names), resamples, seed)
+    drawn = patient_draws(len(names), resamples, seed)
     low, high = np.percentile((drawn @ total) / (drawn @ count), [2.5, 97.5])
     return MeanInterval(mean, float(low), float(high))
 
 
 @functools.lru_cache(maxsize=16)  # measures, methods and tables of the same cases share them
-def _draws(patients: int, resamples: int, seed: int) -> NDArray[np.uint16]:
+def patient_draws(patients: int, resamples: int, seed: int) -> NDArray[np.uint16]:
     """How often each patient is drawn in each sample: [resamples, patients]."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(patients, np.full(patients, 1 / patients), resamples).astype(np.uint16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from scipy import ndimage
 
 from rtsam_jax.data.crops import crop_origins
 from rtsam_jax.data.neighbourhood import anchor_box
-from rtsam_jax.data.nifti import Volume
+from rtsam_jax.data.nifti import Volume, read_header
 from rtsam_jax.data.preprocess import Preprocessed
 from rtsam_jax.prompts.dose import box_corners
 
@@ -105,14 +104,7 @@ def measure(
 
 def stored_axes(path: Path) -> str:
     """Where the axes of a NIfTI file lead, as it stores them: "RAS", "LPS" ..."""
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if zipped else path.open("rb") as file:
-        head = file.read(nibabel.Nifti2Header.sizeof_hdr)
-    second = nibabel.Nifti2Header.may_contain_header(head)
-    kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
-    header = kind(head[: kind.sizeof_hdr], check=False)
-    return "".join(nibabel.aff2axcodes(header.get_best_affine()))
+    return "".join(nibabel.aff2axcodes(read_header(path).get_best_affine()))
 
 
 def _dose_facts(dose: Volume, scan: Preprocessed, size: int, edge: float) -> DoseFacts:

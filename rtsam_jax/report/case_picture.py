@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rtsam_jax.data.nifti import Volume
-from rtsam_jax.data.preprocess import Grid, Preprocessed
+from rtsam_jax.data.preprocess import Preprocessed, Space
 from rtsam_jax.geometry import index_map, resample
 from rtsam_jax.report import canvas
 from rtsam_jax.report.planes import (
@@ -91,7 +91,7 @@ def draw_case(
         index = centre[plane.through]
         draw_image(axis, plane, cut, spacing, (dark, bright))
         if dose is not None and scan.dmax is not None:
-            _draw_isodoses(axis, plane, dose, scan.dmax, scan.grid, index)
+            draw_isodoses(axis, plane, dose, scan.dmax, scan.grid, index)
         for mask, line in ((scan.roi, REGION), (label, LABEL)):
             if mask is not None:
                 draw_outline(axis, plane, plane.cut(mask, index), spacing, **line.matplotlib)
@@ -120,10 +120,10 @@ def _panels(extent: NDArray[np.float64]) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _draw_isodoses(
-    axis: Axes, plane: Plane, dose: Volume, dmax: float, grid: Grid, index: int
+def draw_isodoses(
+    axis: Axes, plane: Plane, dose: Volume, dmax: float, grid: Space, index: int
 ) -> None:
-    """Draws `ISODOSES` in a plane; lines break off at the dose grid's end."""
+    """Draws `ISODOSES` in a plane of a grid; lines break off at the dose grid's end."""
     # One voxel more on each side: a contour needs two, and a volume may be one voxel thick.
     first, count = np.full(3, -1.0), np.array(grid.shape) + 2
     first[plane.through], count[plane.through] = index, 1

@@ -33,13 +33,12 @@ from rtsam_jax.report.planes import (
     in_view,
     overlay_centre,
     text_style,
+    view_around,
 )
 
 __all__ = ["overlay_centre", "plot_curves", "plot_overlay"]
 
 PREDICTION = canvas.SKY
-MARGIN_MM = 12.0  # shown around everything that is drawn
-LEAST_VIEW_MM = 90.0  # a small lesion alone would show no anatomy to find it by
 
 
 def plot_overlay(
@@ -81,7 +80,7 @@ def plot_overlay(
     centre = overlay_centre(
         image.shape, masks.get("truth"), masks.get("prediction"), masks.get("dose_roi")
     )
-    low, high = _view(masks, box, centre, spacing, image.shape)
+    low, high = view_around(masks.values(), box, centre, spacing, image.shape)
     window = _window(image, low, high, spacing)
     figure = Figure(figsize=(12, 4.88), facecolor="white")
     axes = figure.subplots(1, 3)
@@ -91,36 +90,6 @@ def plot_overlay(
     figure.text(0.01, 0.956, title, ha="left", va="center", fontsize=13)
     _draw_legend(figure, masks, box)
     canvas.save(figure, out)
-
-
-def _view(
-    masks: Mapping[str, NDArray[np.bool_]],
-    box: NDArray[Any] | None,
-    centre: tuple[int, int, int],
-    spacing: NDArray[np.float64],
-    shape: Sequence[int],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Limits in mm: a cube around all masks and the box, so that all planes share one scale."""
-    first, last = np.array(centre), np.array(centre)
-    for mask in masks.values():
-        for axis in range(3):
-            held = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-            if held.size:
-                first[axis] = min(first[axis], held[0])
-                last[axis] = max(last[axis], held[-1])
-    if box is not None:
-        first, last = np.minimum(first, box[0]), np.maximum(last, box[1])
-    low = (first - 0.5) * spacing - MARGIN_MM
-    high = (last + 0.5) * spacing + MARGIN_MM
-    # Beyond the volume there is nothing to see: no wider than it, and moved inside where it fits.
-    start, end = -0.5 * spacing, (np.asarray(shape) - 0.5) * spacing
-    side = min(max((high - low).max(), LEAST_VIEW_MM), (end - start).max())
-    middle = np.where(
-        side <= end - start,
-        np.clip((low + high) / 2, start + side / 2, np.maximum(end - side / 2, start + side / 2)),
-        (start + end) / 2,
-    )
-    return middle - side / 2, middle + side / 2
 
 
 def _window(

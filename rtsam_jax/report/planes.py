@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ from rtsam_jax.report import canvas
 TRUTH, BOX, ROI = canvas.ORANGE, canvas.WHITE, canvas.PURPLE
 DASHES = (6.0, 4.0)  # of the box, in widths of its line
 FAINT = 0.35  # opacity of a box that the plane does not cross
+MARGIN_MM = 12.0  # shown around everything that is drawn
+LEAST_VIEW_MM = 90.0  # a small lesion alone would show no anatomy to find it by
 WINDOW_PERCENTILES = (1.0, 99.5)  # drawn black and white, unless intensities have a unit
 
 
@@ -70,6 +72,45 @@ def grey_window(values: NDArray[Any]) -> tuple[float, float]:
     return dark, bright if bright > dark else dark + 1.0
 
 
+def view_around(
+    masks: Iterable[NDArray[np.bool_]],
+    box: NDArray[Any] | None,
+    centre: tuple[int, int, int],
+    spacing: NDArray[np.float64],
+    shape: Sequence[int],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Limits in mm: a cube around all masks and the box, so that all planes share one scale."""
+    first, last = np.array(centre), np.array(centre)
+    for mask in masks:
+        for axis in range(3):
+            held = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+            if held.size:
+                first[axis] = min(first[axis], held[0])
+                last[axis] = max(last[axis], held[-1])
+    if box is not None:
+        first, last = np.minimum(first, box[0]), np.maximum(last, box[1])
+    low = (first - 0.5) * spacing - MARGIN_MM
+    high = (last + 0.5) * spacing + MARGIN_MM
+    # Beyond the volume there is nothing to see: no wider than it, and moved inside where it fits.
+    start, end = -0.5 * spacing, (np.asarray(shape) - 0.5) * spacing
+    side = min(max((high - low).max(), LEAST_VIEW_MM), (end - start).max())
+    middle = np.where(
+        side <= end - start,
+        np.clip((low + high) / 2, start + side / 2, np.maximum(end - side / 2, start + side / 2)),
+        (start + end) / 2,
+    )
+    return middle - side / 2, middle + side / 2
+
+
+def slice_extent(
+    plane: Plane, pixels: NDArray[Any], spacing: NDArray[np.float64]
+) -> tuple[float, float, float, float]:
+    """Where a slice [up, across] ends: left, right, bottom, top in mm; voxel 0's centre is at 0."""
+    up, across = pixels.shape[:2]
+    x, y = spacing[plane.across], spacing[plane.up]
+    return -0.5 * x, (across - 0.5) * x, -0.5 * y, (up - 0.5) * y
+
+
 def draw_image(
     axis: Axes,
     plane: Plane,
@@ -78,11 +119,6 @@ def draw_image(
     window: tuple[float, float],
 ) -> None:
     """Draws a slice [up, across] in grey, in mm; voxel 0's centre is at 0 mm."""
-    edges = [-0.5 * spacing[a] for a in (plane.across, plane.up)]
-    ends = [
-        (size - 0.5) * spacing[a]
-        for size, a in zip(pixels.shape[::-1], (plane.across, plane.up), strict=True)
-    ]
     axis.set_facecolor("black")
     axis.imshow(
         pixels,
@@ -90,7 +126,7 @@ def draw_image(
         vmin=window[0],
         vmax=window[1],
         origin="lower",
-        extent=(edges[0], ends[0], edges[1], ends[1]),
+        extent=slice_extent(plane, pixels, spacing),
         interpolation="bilinear",
     )
 

@@ -19,7 +19,9 @@ from rtsam_jax.report.tables import read_cases
 from rtsam_jax.text.language_model import describe
 from rtsam_jax.training.restored import load_run_config
 from rtsam_jax.training.rules import trained_filter
+from rtsam_jax.training.run import read_record
 from rtsam_jax.training.state import make_model
+from rtsam_jax.training.time_taken import training_seconds
 
 # What decides which crops a model trains on, and for how long.
 _SHARED = re.compile(
@@ -36,6 +38,16 @@ class OurRun:
     folder: Path
     cfg: ExperimentConfig
     cases: Sequence[CaseMetrics]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training; None where it was trained by a version that did not note it."""
+        return training_seconds(self.folder)
+
+    @property
+    def device(self) -> str:
+        """What it was trained on."""
+        return ", ".join(read_record(self.folder).get("devices", ())) or "-"
 
     @property
     def sees(self) -> str:

@@ -69,13 +69,14 @@ class Comparison:
             first = self.ours[0]
             size, steps = first.parameters(len(tasks)), total_steps(first.cfg, len(self.data.train))
             millions = None if size is None else size / 1e6
-            rows.append((OURS, first.sees, millions, steps, seeds, None, None))
+            known = [run.seconds for run in self.ours if run.seconds is not None]
+            minutes = f"{sum(known) / len(known) / 60:.1f}" if known else None
+            rows.append((OURS, first.sees, millions, steps, seeds, minutes, first.device))
         sees = "image, task" + (", ROI" if self.options.roi_channel else "")
         for title, runs in self.rivals.items():
-            minutes = sum(run.seconds for run in runs) / len(runs) / 60
+            minutes = f"{sum(run.seconds for run in runs) / len(runs) / 60:.1f}"
             of = runs[0]
-            took = f"{minutes:.1f}"
-            rows.append((title, sees, of.parameters / 1e6, of.steps, seeds, took, of.device))
+            rows.append((title, sees, of.parameters / 1e6, of.steps, seeds, minutes, of.device))
         return Table(header, tuple(rows))
 
     def notes(self) -> list[str]:

@@ -162,10 +162,10 @@ def prompt_set(
         wrong["no-record"] = {case.id: texts((sentences[case.task],)) for case in data.held_out}
         if wrong["no-record"] == own:
             raise _pointless("no-record", data, "no case has a record")
-    features = _encode(list(texts.rows), cfg.prompt)
+    features = encode_texts(list(texts.rows), cfg.prompt)
     _warn_of_losses(features, own, told)
     digest = describe(Path(cfg.prompt.language_model)).digest
-    return PromptSet(_table(features), own, told, wrong, digest)
+    return PromptSet(make_table(features), own, told, wrong, digest)
 
 
 def crop_prompts(cfg: ExperimentConfig, data: RunData) -> Mapping[str, PromptIds]:
@@ -191,8 +191,12 @@ def _told(
     }
 
 
-def _encode(texts: Sequence[Text], prompt: PromptConfig) -> list[TextFeature]:
-    """A feature per text, or in the pooling "sentences" one per sentence of it."""
+def encode_texts(texts: Sequence[Text], prompt: PromptConfig) -> list[TextFeature]:
+    """A feature per text, or in the pooling "sentences" one per sentence of it.
+
+    Raises:
+        RTSamError: of the language model; see `rtsam_jax.text.language_model`.
+    """
     model, cache = Path(prompt.language_model), cache_folder(prompt.feature_cache)
     if prompt.pooling != "sentences":
         return text_features([" ".join(text) for text in texts], model, prompt.pooling, cache)
@@ -281,9 +285,16 @@ def _pointless(probe: str, data: RunData, why: str) -> ConfigError:
     )
 
 
-def _table(features: Sequence[TextFeature]) -> TextTable:
+def make_table(features: Sequence[TextFeature], *, multiple: int = 1) -> TextTable:
+    """The table of some texts, on the host.
+
+    Args:
+        features: by row.
+        multiple: of which its length is one, so that tables of other texts have the same shape.
+    """
     longest = max(len(row.feature) for row in features)
-    table = np.zeros((len(features), longest, features[0].feature.shape[-1]), np.float32)
+    length = -(-longest // multiple) * multiple
+    table = np.zeros((len(features), length, features[0].feature.shape[-1]), np.float32)
     valid = np.zeros(table.shape[:2], bool)
     for i, row in enumerate(features):
         table[i, : len(row.feature)] = row.feature

@@ -8,7 +8,6 @@ a temporary folder, which the next start removes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,9 @@ from jax.experimental.multihost_utils import process_allgather
 from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint._src.futures.synchronization import OperationIdGenerator
 
-from rtsam_jax.data.json_file import write_json
-from rtsam_jax.errors import (
-    CheckpointError,
-    CheckpointIncomplete,
-    MissingFile,
-    PresetMismatch,
-    UnreadableFile,
-)
+from rtsam_jax.errors import CheckpointIncomplete
 from rtsam_jax.training.state import Built, TrainState
 from rtsam_jax.weights import ReadFailed, flatten, nest, read_quietly
-
-SCHEMA_VERSION = 1
 
 
 def _params(frozen: nnx.State, state: TrainState) -> dict[str, Any]:
@@ -215,57 +205,3 @@ def _fill(state: nnx.State, params: dict[str, Any]) -> None:
     """Puts the part of a whole parameter set that `state` holds into it."""
     names = flatten(nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, nest({name: params[name] for name in names}))
-
-
-def write_model_json(run: str | Path, content: dict[str, Any]) -> None:
-    """Writes `model.json`, which makes a run's checkpoints self-describing."""
-    write_json(Path(run) / "model.json", {"schema": SCHEMA_VERSION, "kind": "run", **content})
-
-
-def read_model_json(run: str | Path) -> dict[str, Any]:
-    """What `write_model_json` wrote.
-
-    Raises:
-        MissingFile, UnreadableFile, PresetMismatch: not there, damaged, or of another schema.
-    """
-    path = Path(run) / "model.json"
-    if not path.is_file():
-        raise MissingFile(
-            f"{path} does not exist; give the folder of a run made by rtsam_jax.train."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as cause:
-        raise UnreadableFile(
-            f"{path} is damaged ({cause}); start the run again from its config to renew it."
-        ) from cause
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA_VERSION:
-        raise PresetMismatch(
-            f"{path} is not of schema {SCHEMA_VERSION}; use the version of rtsam_jax that wrote it."
-        )
-    return content
-
-
-def check_language_model(run: str | Path, digest: str | None) -> None:
-    """Raises `CheckpointError` if a run's text features came from another language model.
-
-    Args:
-        digest: of the weights that make today's features; None where the run uses no text.
-    """
-    stored = read_model_json(run).get("language_model")  # runs of earlier versions had none
-    if stored != digest:
-        raise CheckpointError(
-            f"the run {run} was trained on text features of the language model "
-            f"{(stored or 'none')[:12]}, but config.prompt.language_model now holds "
-            f"{(digest or 'none')[:12]}; bring the folder back, or train anew."
-        )
-
-
-def check_tasks(run: str | Path, tasks: Sequence[str]) -> None:
-    """Raises `CheckpointError` if a run's task tokens are of other tasks or in another order."""
-    stored = read_model_json(run).get("tasks")
-    if stored != list(tasks):
-        raise CheckpointError(
-            f"the run {run} was trained for the tasks {stored}, but its dataset now has "
-            f"{list(tasks)}; restore the dataset's tasks and their order, or train anew."
-        )

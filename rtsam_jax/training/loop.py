@@ -32,6 +32,7 @@ from rtsam_jax.training.sharding import replicated, shard_batch
 from rtsam_jax.training.state import Built, TrainState
 from rtsam_jax.training.step import StepMetrics
 from rtsam_jax.training.stopping import RunStopped, StopRequest
+from rtsam_jax.training.time_taken import add_seconds
 
 Item = TypeVar("Item")
 
@@ -237,6 +238,8 @@ def train(
                 f"{_clock((steps - step) / max(rate, 1e-9))} left",
                 flush=True,
             )
+            if log is not None:
+                add_seconds(run, passed, step=step)
             clock, clock_step = now, step
             recent.clear()
             waits.clear()

@@ -275,7 +275,10 @@ def read_record(run: Path) -> dict[str, Any]:
 
 def environment() -> dict[str, object]:
     """Versions, git commit and device, for `run.json`."""
-    packages = ("rtsam-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
+    packages = (
+        *("rtsam-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
+        *("numpy", "scipy", "nibabel", "grain"),
+    )
     versions = {}
     for name in packages:
         try:
@@ -294,5 +297,5 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "git_commit": commit,
         "platform": platform.platform(),
-        "devices": [str(device) for device in jax.devices()],
+        "devices": [device.device_kind for device in jax.devices()],
     }

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtsam_jax.data.crops import blend, crop_origins, extract
+from rtsam_jax.data.crops import blend, crop_origins, extract, insert
 from rtsam_jax.errors import ConfigError, VolumeError
 
 BOXES = st.tuples(st.tuples(*[st.integers(-5, 20)] * 3), st.tuples(*[st.integers(0, 30)] * 3)).map(
@@ -39,6 +39,19 @@ def test_origins_by_hand() -> None:
     box = np.array([[10, 10, 10], [13, 14, 25]])
     assert crop_origins(box, 8).tolist() == [[8, 8, 10], [8, 8, 14], [8, 8, 18]]
     assert crop_origins(np.array([[0, 0, 0], [1, 1, 1]]), 6).tolist() == [[-2, -2, -2]]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    origin=st.tuples(*[st.integers(-9, 15)] * 3), size=st.integers(1, 12), seed=st.integers(0, 9)
+)
+def test_a_crop_alone_is_its_own_average_bit_for_bit(origin, size: int, seed: int) -> None:
+    crop = np.random.default_rng(seed).random((size,) * 3, np.float32) ** 8
+    alone = insert(crop, origin, (14, 9, 11))
+    assert alone.dtype == np.float32
+    assert alone.tobytes() == blend(crop[None], np.array([origin]), (14, 9, 11)).tobytes()
+    seen = extract(alone, origin, size, 0)
+    assert ((seen == crop) | (seen == 0)).all()
 
 
 def test_wrong_arguments() -> None:

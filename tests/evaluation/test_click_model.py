@@ -77,14 +77,13 @@ def test_without_clicks_it_predicts_as_an_evaluation_does(
     case = open_case(model, CASE, of, label_of(of), text_id=2)
     predict = make_crop_predictor(*nnx.split(network), tiny_config())
     whole = predict_volume(predict, of, 2, SIZE, name="one")
-    low = np.rint(case.window.affine[:3, 3]).astype(int)
-    window = tuple(slice(a, a + n) for a, n in zip(low, case.window.shape, strict=True))
+    grid, window = case.tiles.window, case.tiles.place
     np.testing.assert_allclose(case.probability(case.first), whole[window], atol=1e-5)
     finer = np.diag([0.7, 0.9, 0.8, 1.0])
     finer[:3, 3] = -0.3
     label = Volume(np.zeros((90, 44, 50), bool), finer)
     expected = to_native(whole, of.grid, label) >= 0.5
-    np.testing.assert_array_equal(label_mask(case.window, label)(whole[window]), expected)
+    np.testing.assert_array_equal(label_mask(grid, label)(whole[window]), expected)
     assert expected.any()
     whole[window] = 0
     assert not whole.any()  # the window holds all

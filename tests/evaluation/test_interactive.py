@@ -34,26 +34,27 @@ class Painter:
     def __init__(self, clicks: int):
         self.clicks = clicks
 
-    def encode(self, images: np.ndarray, rois: np.ndarray, text_id: int) -> Encoded:
-        return Encoded(np.zeros((len(images), 1)), None, None, np.full(len(images), text_id))
+    def encode(self, images: Any, rois: Any, text_id: int, table: None) -> Encoded:
+        count = len(list(zip(images, rois, strict=True)))
+        return Encoded(np.zeros((count, 1)), None, None, np.full(count, text_id))
 
     def first(self, crops: Encoded) -> Turn:
         n = len(crops.text_id)
-        return Turn(
-            np.zeros((n, self.clicks, 3), np.float32),
-            np.full((n, self.clicks), -2, np.int32),
-            np.zeros((n, 1)),
-            np.zeros((n, SIZE, SIZE, SIZE), np.float32),
+        return self._painted(
+            np.zeros((n, self.clicks, 3), np.float32), np.full((n, self.clicks), -2, np.int32)
         )
 
     def answer(self, crops: Encoded, asked: Asked) -> Turn:
         assert len(crops.text_id) == len(asked.labels)
-        painted = np.zeros((len(asked.labels), SIZE, SIZE, SIZE), np.float32)
-        for canvas, points, labels in zip(painted, asked.points, asked.labels, strict=True):
-            for point, label in zip(points.astype(int), labels, strict=True):
-                if label >= 0:
-                    canvas[tuple(slice(max(at - 1, 0), at + 2) for at in point)] = label
-        return Turn(asked.points, asked.labels, asked.mask, painted)
+        return self._painted(asked.points, asked.labels)
+
+    def _painted(self, points: np.ndarray, labels: np.ndarray) -> Turn:
+        logits = np.full((len(labels), SIZE, SIZE, SIZE, 1), -9, np.float32)
+        for canvas, ats, signs in zip(logits, points.astype(int), labels, strict=True):
+            for at, sign in zip(ats, signs, strict=True):
+                if sign >= 0:
+                    canvas[tuple(slice(max(a - 1, 0), a + 2) for a in at)] = 9 if sign else -9
+        return Turn(points, labels, logits, np.zeros(len(labels), np.float32), SIZE)
 
 
 def opened(
@@ -115,7 +116,7 @@ def test_a_wrong_sign_is_mended_by_the_next_click() -> None:
 def test_a_click_goes_to_the_crops_that_hold_it_and_to_no_other() -> None:
     truth = cubes((40, 14, 14), (4, 6, 6), (34, 6, 6))
     model, case = opened(truth, (2, 3, 3), (37, 10, 10), clicks=4)
-    assert len(case.origins) > 3
+    assert len(case.tiles) > 3
     asked: list[np.ndarray] = []
     answer = model.answer
     model.answer = lambda crops, turn: (
@@ -126,9 +127,9 @@ def test_a_click_goes_to_the_crops_that_hold_it_and_to_no_other() -> None:
     assert len(shown) == 3 and shown[0][0] is None
     for (click, _), points in zip(shown[1:], asked, strict=True):
         assert click is not None
-        at = np.array(click.voxel) - case.origins
+        at = np.array(click.voxel) - case.tiles.origins
         held = at[((at >= 0) & (at < SIZE)).all(1)]
-        assert 0 < len(held) < len(case.origins)
+        assert 0 < len(held) < len(case.tiles)
         np.testing.assert_array_equal(points, held)  # in the crop's own voxels
     assert ((shown[-1][1] >= 0.5) == case.truth).all()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,16 +13,9 @@ from flax import nnx
 from rtsam_jax import errors
 from rtsam_jax.config import MeshConfig
 from rtsam_jax.optim import make_optimizer
-from rtsam_jax.training.checkpoint import (
-    RunCheckpoints,
-    check_tasks,
-    read_model_json,
-    restore_params,
-    write_model_json,
-)
+from rtsam_jax.training.checkpoint import RunCheckpoints, restore_params
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import Built, abstract_model, build
-from rtsam_jax.weights import load_weights
 from tests.tiny import tiny_config
 from tests.training.conftest import copied
 
@@ -178,22 +170,3 @@ def test_another_models_checkpoint(saved) -> None:
     other = build(cfg, 3, make_optimizer(cfg.optim, 4), ONE)
     with pytest.raises(errors.CheckpointIncomplete, match="cannot be restored"):
         RunCheckpoints(saved[0], keep=2).restore(other)
-
-
-def test_model_json(tmp_path: Path) -> None:
-    with pytest.raises(errors.MissingFile, match="model.json"):
-        read_model_json(tmp_path)
-    write_model_json(tmp_path, {"tasks": ("a", "b"), "preset": "test"})
-    assert read_model_json(tmp_path)["preset"] == "test"
-    with pytest.raises(errors.CheckpointError, match="holds a run, not plain weights"):
-        load_weights(tmp_path, "test")  # by mistake
-    check_tasks(tmp_path, ("a", "b"))
-    for tasks in (("b", "a"), ("a",), ("a", "b", "c")):
-        with pytest.raises(errors.CheckpointError, match="tasks"):
-            check_tasks(tmp_path, tasks)
-    (tmp_path / "model.json").write_text(json.dumps({"schema": 99}))
-    with pytest.raises(errors.PresetMismatch, match="schema"):
-        read_model_json(tmp_path)
-    (tmp_path / "model.json").write_text('{"schema": 1, "ta')
-    with pytest.raises(errors.UnreadableFile, match="damaged"):
-        read_model_json(tmp_path)

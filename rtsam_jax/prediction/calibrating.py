@@ -1,0 +1,290 @@
+"""Calibrates a trained run: what its confidence was worth on cases whose truth is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.cases import Case
+from rtsam_jax.data.crops import extract
+from rtsam_jax.data.nifti import Volume, read_label
+from rtsam_jax.data.prepared import PreparedCases
+from rtsam_jax.data.preprocess import Preprocessed, require_coverage
+from rtsam_jax.data.scans import ScanSource, preprocess_scan, scan_source
+from rtsam_jax.data.selection import RunData, load_run_data
+from rtsam_jax.data.splits import load_or_make_splits
+from rtsam_jax.errors import ConfigError, IncompleteCase
+from rtsam_jax.evaluation.click_model import ClickModel
+from rtsam_jax.evaluation.scoring import THRESHOLD
+from rtsam_jax.evaluation.tiles import part_of, resample_window
+from rtsam_jax.geometry import index_map, resample
+from rtsam_jax.metrics.overlap import dice
+from rtsam_jax.prediction.calibration import (
+    Calibration,
+    Fit,
+    Observed,
+    choose_thresholds,
+    cross_fit,
+)
+from rtsam_jax.prediction.calibration_report import Trial, measured, write_calibration_report
+from rtsam_jax.prediction.confidence import REPEATS, observe
+from rtsam_jax.prediction.distance import Reference, pooled
+from rtsam_jax.prediction.opened import Opened, open_scan
+from rtsam_jax.prediction.temperature import Voxels
+from rtsam_jax.prediction.trained import Trained, load_trained
+from rtsam_jax.prompts.text import mirror_prompt
+from rtsam_jax.text.prompt_set import encode_texts
+from rtsam_jax.training.model_file import check_tasks, write_calibration
+from rtsam_jax.training.restored import load_scoring_config
+from rtsam_jax.training.run import prepare_training
+
+_VOXELS = 10_000  # of a case's region, drawn at random, that the temperature is fitted on
+
+
+def calibrate_run(
+    run: Path, *, split: str = "", language_model: str = "", repeats: int = REPEATS
+) -> Calibration:
+    """Fits on the labelled cases of a split, measures on cases that it did not see, keeps both.
+
+    The calibration goes into the run's `model.json` and `calibration.npz`, tables and pictures into
+    `run/evaluation/SPLIT/calibration/`.
+
+    Args:
+        run: its folder.
+        split: to calibrate on; "" is the run's own.
+        language_model: where the run's lies now; "" is where it lay.
+        repeats: augmented repeats per case; 0 leaves the agreement out.
+
+    Raises:
+        IncompleteCase: no case of the split has a label.
+        ConfigError: the run was trained on the split.
+        SplitError: all of its labelled cases are of one patient.
+        RTSamError: of the run, its dataset or a case.
+    """
+    cfg = load_scoring_config(run, split=split, language_model=language_model)
+    data = load_run_data(cfg)
+    check_tasks(run, data.tasks)
+    trained = load_trained(run, language_model=language_model)
+    trained.require_language_model()
+    model = trained.click_model()
+    cases = [case for case in data.held_out if case.label is not None]
+    if not cases:
+        raise IncompleteCase(
+            f"no case of {data.dataset.name}, split {data.held_out_name}, has a label to calibrate "
+            "by; add labels, or name another split with --split."
+        )
+    if {case.id for case in cases} & {case.id for case in data.train}:
+        raise ConfigError(
+            f"the run {run} was trained on the split {data.held_out_name!r}, so its confidence "
+            "there says nothing; name another with --split."
+        )
+    reference = training_reference(trained, model, prepare_training(cfg, data), data.train)
+    observer = _Observer(trained, model, data, reference, repeats)
+    found = observer.all(cases, data.held_out_name)
+    fits = cross_fit(found)
+    own = Trial(f"{data.held_out_name}, cross-fitted", found, fits)
+    calibration = calibrate(own, reference)
+    others = []
+    for name, rest in _other_splits(cfg, data).items():
+        seen = observer.all(rest, name)
+        others.append(Trial(f"{name}, not calibrated on", seen, [calibration.fit] * len(seen)))
+    arrays = None if reference is None else reference.write(run)
+    calibration = dataclasses.replace(calibration, arrays=arrays)
+    results = {trial.name: measured(trial, calibration) for trial in (own, *others)}
+    about = {
+        "step": trained.step,
+        "weights": trained.weights,
+        "dataset": data.dataset.name,
+        "kind": data.dataset.kind,
+        "split": data.held_out_name,
+        "repeats": repeats,
+        "measured": results,
+    }
+    write_calibration(run, about | calibration.to_dict())
+    folder = run / "evaluation" / data.held_out_name / "calibration"
+    heading = f"{data.dataset.name}, split {data.held_out_name}"
+    text = write_calibration_report(
+        folder, calibration, own, others, results, heading=heading, kind=data.dataset.kind
+    )
+    print(f"\n{heading} ({data.dataset.kind})\n\n{text}\ntables and pictures are in {folder}")
+    return calibration
+
+
+def calibrate(trial: Trial, reference: Reference | None) -> Calibration:
+    """The fit of all cases, and thresholds on what the fits say that did not see them.
+
+    Args:
+        trial: of the calibration cases.
+        reference: the training cases, if there are enough.
+    """
+    fit = Fit.of(trial.cases)
+    shown = [at for at, case in enumerate(trial.cases) if not case.signals.empty]
+    accept = reject = None
+    if fit.quality.features:  # without, all masks look alike
+        accept, reject = choose_thresholds(
+            trial.chances[shown].tolist(), [trial.cases[at].good for at in shown]
+        )
+    farthest = None
+    if reference is not None:
+        seen = [case.signals.distance for case in trial.cases if case.signals.distance is not None]
+        farthest = max([float(reference.distances[-1]), *seen])
+    good = sum(case.good for case in trial.cases)
+    return Calibration(fit, accept, reject, farthest, len(trial.cases), good, arrays=None)
+
+
+def training_reference(
+    trained: Trained, model: ClickModel, prepared: PreparedCases, cases: Sequence[Case]
+) -> Reference | None:
+    """Features of the training cases, in the crops that prediction would take.
+
+    Args:
+        trained: the run.
+        model: of `trained`.
+        prepared: its training cases; a scan that several share is encoded once.
+        cases: the same.
+    """
+    scans = [scan for scan, _ in prepared.keys]
+    features: dict[str, np.ndarray] = {}
+    for at, scan in enumerate(scans):
+        if scan in features:
+            continue
+        case = prepared[at]
+        origins = np.unique(case.origins, axis=0)
+        rois = np.stack([extract(case.roi, origin, trained.size, 0) for origin in origins])
+        kept = rois.any((1, 2, 3)) if rois.any() else np.ones(len(rois), bool)
+        crops = model.encode(
+            (
+                extract(case.image, origin, trained.size, case.background).astype(np.float32)
+                for origin in origins[kept]
+            ),
+            rois[kept],
+            0,
+        )
+        features[scan] = pooled(crops.embedding, rois[kept])
+        _tell("encoded", len(features), len(set(scans)), "training scans")
+    return Reference.fit(
+        np.stack([features[scan] for scan in scans]),
+        np.array([case.patient for case in cases]),
+        np.array([case.task for case in cases]),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Observer:
+    """Predicts labelled cases as `predict` does, and sees what the predictions show."""
+
+    trained: Trained
+    model: ClickModel
+    data: RunData
+    reference: Reference | None
+    repeats: int
+
+    def all(self, cases: Sequence[Case], split: str) -> list[Observed]:
+        """Cases in their order; tasks of one scan side by side share its preprocessing."""
+        found: list[Observed] = []
+        self._read_texts(cases)
+        for case, scan in self._scans(cases):
+            found.append(self._one(case, scan))
+            _tell("judged", len(found), len(cases), f"cases of {split}")
+        return found
+
+    def _read_texts(self, cases: Sequence[Case]) -> None:
+        """Asks the language model once for all texts that it will be asked for, case by case."""
+        if self.trained.cfg.prompt.task == "text":
+            own = [self.trained.prompt(case.task, case.record) for case in cases]
+            mirrored = [text for text in map(mirror_prompt, own) if text is not None]
+            encode_texts([*own, *mirrored], self.trained.cfg.prompt)
+
+    def _scans(self, cases: Sequence[Case]) -> Iterator[tuple[Case, Preprocessed]]:
+        previous: tuple[ScanSource, Preprocessed] | None = None
+        for case in cases:
+            source = scan_source(case, self.data.modality, self.trained.spec)
+            if previous is None or previous[0] != source:
+                previous = source, preprocess_scan(source, self.trained.spec, name=case.id)
+            yield case, previous[1]
+
+    def _one(self, case: Case, scan: Preprocessed) -> Observed:
+        assert case.label is not None
+        truth = read_label(case.label, case.label_value)
+        require_coverage(truth, scan.grid, name=case.id)
+        table, text_id = self.trained.text(case.task, case.record)
+        opened = open_scan(
+            self.model,
+            scan,
+            name=case.id,
+            task=self.trained.task(case.task),
+            native=truth,
+            table=table,
+            text_id=text_id,
+        )
+        probability = opened.probability(opened.first)
+        place, part = resample_window(probability, opened.window, truth)
+        mask = np.zeros(truth.shape, bool)
+        mask[place] = part >= THRESHOLD
+        signals = observe(
+            self.trained,
+            self.model,
+            opened,
+            opened.first,
+            probability,
+            empty=not mask.any(),
+            reference=self.reference,
+            repeats=self.repeats,
+            record=case.record,
+        )
+        return Observed(
+            case=case.id,
+            patient=case.patient,
+            task=case.task,
+            dice=dice(mask, truth.array),
+            absent=not truth.array.any(),
+            signals=signals,
+            voxels=_region_voxels(opened, truth, place, part),
+        )
+
+
+def _region_voxels(
+    opened: Opened, truth: Volume, place: tuple[slice, slice, slice], part: np.ndarray
+) -> Voxels:
+    """A sample of the high-dose region's voxels that some crop reaches, on the label's grid.
+
+    Args:
+        opened: the case.
+        truth: its label.
+        place: the part of the label's grid that the crops reach.
+        part: the probability there.
+    """
+    low, high = np.array([(axis.start, axis.stop) for axis in place]).T
+    matrix = index_map(opened.window.affine, part_of(truth, low, high).affine)
+    roi = opened.tiles.roi[opened.tiles.place]
+    inside = np.flatnonzero((resample(roi, matrix, part.shape, order=0) > 0) & (part > 0))
+    if len(inside) > _VOXELS:
+        digest = hashlib.sha256(opened.name.encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:16]))
+        inside = rng.choice(inside, _VOXELS, replace=False)
+    return Voxels.of(part.ravel()[inside], truth.array[place].ravel()[inside] != 0)
+
+
+def _other_splits(cfg: ExperimentConfig, data: RunData) -> dict[str, list[Case]]:
+    """Complete cases of the run's tasks by split, of splits neither trained nor calibrated on."""
+    root = data.dataset.root
+    splits = load_or_make_splits(
+        data.dataset, root / f"splits_seed{cfg.data.split_seed}.json", seed=cfg.data.split_seed
+    )
+    used = {case.id for case in (*data.train, *data.held_out)}
+    found: dict[str, list[Case]] = {}
+    for case in data.dataset.cases:
+        other = splits[case.id] != cfg.data.train_split and case.id not in used
+        if other and case.task in data.tasks and not case.missing:
+            found.setdefault(splits[case.id], []).append(case)
+    return found
+
+
+def _tell(done: str, count: int, total: int, what: str) -> None:
+    if count % max(1, total // 10) == 0 or count == total:
+        print(f"{done} {count}/{total} {what}", flush=True)

@@ -1,0 +1,241 @@
+"""Many cases to predictions: what is there is kept, a case that fails stops no other."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtsam_jax.data.failure import Failure
+from rtsam_jax.data.grid import model_grid
+from rtsam_jax.data.nifti import Volume
+from rtsam_jax.data.prepare import Progress
+from rtsam_jax.errors import ConfigError, NotWritable, OutputExists, RTSamError
+from rtsam_jax.evaluation.scoring import THRESHOLD
+from rtsam_jax.prediction.confidence import REPEATS, assess, calibrated, entropy
+from rtsam_jax.prediction.document import Result
+from rtsam_jax.prediction.inputs import Inputs, Request, box_on_grid, click_in_world, read_inputs
+from rtsam_jax.prediction.outputs import only_one, read_document, write_result, write_summary
+from rtsam_jax.prediction.predicted import Click, Prompts
+from rtsam_jax.prediction.remarks import guess_modality, remarks
+from rtsam_jax.prediction.segmenter import Segmenter
+from rtsam_jax.prediction.trained import Trained
+from rtsam_jax.training.model_file import TaskEntry
+
+# Part of every key: raise it where the same inputs would give other files.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command asks of all its cases.
+
+    Attributes:
+        out: folder of the results.
+        modality: of the images, "CT" or "MR"; "" is told by their values where it matters.
+        repeats: augmented ones, for the confidence.
+        seed: of the repeats.
+        overwrite: predict again what is there already.
+        origin: dataset, kind and split of the cases; "" where they were given by paths.
+    """
+
+    out: Path
+    modality: str = ""
+    repeats: int = REPEATS
+    seed: int = 0
+    overwrite: bool = False
+    origin: str = ""
+
+
+def predict_cases(
+    segmenter: Segmenter, requests: Sequence[Request], options: Options
+) -> tuple[str, list[Failure]]:
+    """Predicts what is not there yet and writes the summary.
+
+    A single case raises its own error instead of being listed.
+
+    Returns:
+        The summary's table, and the cases that failed.
+
+    Raises:
+        NotWritable: the folder refuses, whichever case it was at.
+        OutputExists: another command works in the folder, or it holds a case's prediction from
+            other files, prompts, weights or options.
+    """
+    failures: list[Failure] = []
+    with only_one(options.out):
+        left = [each for each in requests if not _finished(segmenter.trained, each, options)]
+        if len(left) < len(requests):
+            kept = len(requests) - len(left)
+            print(f"{kept} of {len(requests)} cases are there already", flush=True)
+        with Progress(len(left), "predicted") as progress:
+            for request in left:
+                try:
+                    for result in _results(segmenter, request, options):
+                        write_result(options.out, result, segmenter.trained)
+                except NotWritable:
+                    raise
+                except Exception as cause:
+                    if len(requests) == 1:
+                        raise
+                    failures.append(_failure(request, cause))
+                progress.add(1)
+        heading = f"Predictions{f': {options.origin}' if options.origin else ''}"
+        return write_summary(options.out, failures, heading), failures
+
+
+def suitable(tasks: Sequence[TaskEntry], image: Volume, modality: str) -> list[TaskEntry]:
+    """The tasks that an image is of the modality of.
+
+    Args:
+        modality: of the image; "" is told by its values where the tasks have several.
+
+    Raises:
+        ConfigError: none of the tasks is.
+    """
+    if not modality and len({task.modality for task in tasks}) == 1:
+        return [*tasks]
+    modality = modality or guess_modality(image)
+    found = [task for task in tasks if task.modality == modality]
+    if not found:
+        raise ConfigError(
+            f"the image is {modality}, but no task asked for is: "
+            f"{', '.join(f'{task.name} is {task.modality}' for task in tasks)}; name a task for "
+            f"{modality}, or state the image's modality with --modality."
+        )
+    return found
+
+
+def _finished(trained: Trained, request: Request, options: Options) -> bool:
+    """Whether all that a request asks for is there.
+
+    Raises:
+        OutputExists: what is there comes of something else, and is not to be renewed.
+    """
+    tasks = [trained.task(name) for name in request.tasks]
+    places = {task.name: options.out / request.case / task.name for task in tasks}
+    present = [task for task in tasks if places[task.name].exists()]
+    if not present or options.overwrite:
+        return False
+    try:
+        contents = request.contents()
+    except RTSamError:  # said when the case's turn comes, so that it stops no other
+        return False
+    for task in present:
+        document = read_document(places[task.name])
+        key = _key(trained, request, contents, task, options)
+        if document is None or document["key"] != key:
+            raise OutputExists(
+                f"{places[task.name]} is there and comes of other files, prompts, weights or "
+                "options; name another folder with --out, or renew it with --overwrite."
+            )
+    wanted = {options.modality or present[0].modality}
+    return all(task in present for task in tasks if task.modality in wanted)
+
+
+def _key(
+    trained: Trained,
+    request: Request,
+    contents: Mapping[str, Any],
+    task: TaskEntry,
+    options: Options,
+) -> str:
+    parts = {
+        "format": FORMAT,
+        "case": [request.case, contents],
+        "task": dataclasses.asdict(task),
+        "model": [trained.weights, trained.about.language_model, trained.calibration],
+        "preprocessing": dataclasses.asdict(trained.spec),
+        "confidence": [options.repeats, options.seed],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _results(segmenter: Segmenter, request: Request, options: Options) -> Iterator[Result]:
+    """A request's tasks one by one, without those that are there."""
+    trained = segmenter.trained
+    contents = request.contents()
+    inputs = read_inputs(request, free_text=trained.cfg.prompt.free_text)
+    tasks = [trained.task(name) for name in request.tasks]
+    opened = False
+    for task in suitable(tasks, inputs.image, options.modality):
+        if options.overwrite or not (options.out / request.case / task.name).exists():
+            if opened:
+                segmenter.set_task(task.name)  # its image is encoded already
+            else:
+                _open(segmenter, request, inputs, task)
+                opened = True
+            key = _key(trained, request, contents, task, options)
+            yield _predict(segmenter, request, inputs, options, key, contents)
+
+
+def _open(segmenter: Segmenter, request: Request, inputs: Inputs, task: TaskEntry) -> None:
+    name, box = request.case, None
+    if request.box is not None:
+        grid = model_grid(inputs.image, segmenter.trained.spec.spacing_mm, name=name)
+        box = box_on_grid(request.box, inputs.grid, grid, name=name)
+    segmenter.set_case(
+        inputs.image, inputs.dose, task=task.name, record=inputs.record, box=box, name=name
+    )
+
+
+def _predict(
+    segmenter: Segmenter,
+    request: Request,
+    inputs: Inputs,
+    options: Options,
+    key: str,
+    contents: Mapping[str, Any],
+) -> Result:
+    trained, name = segmenter.trained, request.case
+    clicks = tuple(
+        Click(click_in_world(click, inputs.grid, name=name), click.positive)
+        for click in request.clicks
+    )
+    prediction = segmenter.predict(Prompts(clicks, inputs.mask))
+    confidence = assess(
+        trained,
+        segmenter.model,
+        prediction,
+        repeats=options.repeats,
+        seed=options.seed,
+        record=inputs.record,
+        mask=inputs.mask,
+    )
+    raw = prediction.native_probability().array
+    mask = raw >= np.float32(THRESHOLD)
+    probability = calibrated(raw, trained)
+    return Result(
+        request=request,
+        inputs=inputs,
+        prediction=prediction,
+        probability=probability,
+        mask=mask,
+        entropy=entropy(probability),
+        clicks=clicks,
+        confidence=confidence,
+        warnings=(
+            *segmenter.warnings,
+            *remarks(prediction, inputs.image, empty=not mask.any()),
+        ),
+        key=key,
+        contents=contents,
+        origin=options.origin,
+    )
+
+
+def _failure(request: Request, cause: Exception) -> Failure:
+    if isinstance(cause, RTSamError):
+        return Failure(request.case, cause.code, str(cause))
+    traceback.print_exception(cause)
+    sentence = (
+        f"{request.image} could not be predicted ({type(cause).__name__}: {cause}); report it."
+    )
+    return Failure(request.case, "unexpected", sentence)

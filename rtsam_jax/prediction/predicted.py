@@ -1,0 +1,78 @@
+"""What an open case is asked besides its fixed prompts, and what the model says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rtsam_jax.data.nifti import Volume
+from rtsam_jax.evaluation.click_model import Turn
+from rtsam_jax.evaluation.scoring import THRESHOLD
+from rtsam_jax.evaluation.tiles import resample_window
+from rtsam_jax.prediction.opened import Opened
+
+VolumeOrFile = Volume | str | Path
+
+
+@dataclass(frozen=True)
+class Click:
+    """A point that belongs to what is segmented, or does not."""
+
+    at_mm: tuple[float, float, float]  # world RAS+
+    positive: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """What is asked of an open case besides its task, text and box.
+
+    Attributes:
+        clicks: given one after the other, each with what the model made of those before.
+        mask: another tool's, to be refined: a volume whose voxels are marked where not zero, or its
+            file.
+    """
+
+    clicks: tuple[Click, ...] = ()
+    mask: VolumeOrFile | None = None
+
+
+NO_PROMPTS = Prompts()
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model says of an open case.
+
+    Attributes:
+        opened: the case.
+        turn: the clicks and the decoder's answers, crop by crop.
+        probability: float32, on `opened.window` of the model grid; not calibrated.
+    """
+
+    opened: Opened
+    turn: Turn
+    probability: np.ndarray
+
+    def native_probability(self) -> Volume:
+        """On the original image's grid: float32, 0 outside every crop."""
+        native = self.opened.native
+        place, part = resample_window(self.probability, self.opened.window, native)
+        out = np.zeros(native.shape, np.float32)
+        out[place] = part
+        return Volume(out, native.affine)
+
+    def mask(self) -> Volume:
+        """Bool, on the original image's grid: where the probability there is at least one half."""
+        native = self.opened.native
+        place, part = resample_window(self.probability, self.opened.window, native)
+        out = np.zeros(native.shape, bool)
+        out[place] = part >= THRESHOLD
+        return Volume(out, native.affine)
+
+    @property
+    def volume_ml(self) -> float:
+        """Of the mask."""
+        mask = self.mask()
+        return float(mask.array.sum()) * abs(float(np.linalg.det(mask.affine[:3, :3]))) / 1000

@@ -1,0 +1,161 @@
+"""From a command line to requests: one case, all that {case} stands for, or a dataset's split."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rtsam_jax.data.cases import RESERVED, Dataset, is_name, load_dataset
+from rtsam_jax.data.import_folder import name_of, unique_names
+from rtsam_jax.data.splits import assign_splits, load_or_make_splits
+from rtsam_jax.errors import ConfigError, MissingFile, SplitError
+from rtsam_jax.evaluation.mask_files import CASE, matched
+from rtsam_jax.prediction.inputs import Request, parse_box, parse_click, parse_record
+from rtsam_jax.prediction.trained import Trained
+from rtsam_jax.prompts.record import Scalar
+
+_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+_ONE_CASE = ("click", "box", "case")
+_SAID_BY_DATASET = ("image", "dose", "mask", "record", "modality", *_ONE_CASE)
+
+
+def requests_of_paths(arguments: argparse.Namespace, trained: Trained) -> list[Request]:
+    """One case, or one for everything that {case} stands for in --image.
+
+    What one of many cases lacks is that case's own error, found when it is read.
+
+    Raises:
+        ConfigError: an option is malformed or does not go with the others, or there is no such
+            task for such images.
+        MissingFile: {case} matches nothing.
+        RecordError: a field of --record.
+    """
+    if not arguments.image or not arguments.task:
+        known = ", ".join(task.name for task in trained.about.tasks)
+        raise ConfigError(
+            f"--image and --task are needed, unless there is a --dataset; the tasks are {known}, "
+            f"or {RESERVED}."
+        )
+    record = _record(arguments.record)
+    texts = {"image": arguments.image, "dose": arguments.dose, "mask": arguments.mask}
+    if isinstance(record, str):
+        texts["record"] = record
+    tasks = _tasks(arguments, trained)
+    clicks = tuple(parse_click(text, arguments.click_frame) for text in arguments.click)
+    box = parse_box(arguments.box, arguments.box_frame) if arguments.box else None
+    return [
+        Request(
+            case=name,
+            tasks=tasks,
+            image=Path(arguments.image.replace(CASE, case)),
+            dose=_path(arguments.dose, case),
+            mask=_path(arguments.mask, case),
+            record=_path(record, case) if isinstance(record, str) else record,
+            clicks=clicks,
+            box=box,
+        )
+        for case, name in _names(arguments, texts).items()
+    ]
+
+
+def _names(arguments: argparse.Namespace, texts: Mapping[str, str | None]) -> dict[str, str]:
+    """The names of the cases by what {case} stands for; "" where it does not stand there."""
+    named = [name for name, text in texts.items() if text and CASE in text]
+    if "image" not in named:
+        if named:
+            raise ConfigError(f"--{named[0]} has {CASE} in it, but --image has not; add it there.")
+        name = arguments.case or name_of(_stem(arguments.image), "image")
+        if not is_name(name):
+            raise ConfigError(
+                f"--case {name!r} cannot name a folder; use letters, digits, '.', '_' and '-'."
+            )
+        return {"": name}
+    for option in _ONE_CASE:
+        if getattr(arguments, option):
+            raise ConfigError(
+                f"--{option} belongs to one case, but --image has {CASE} in it; give the image of "
+                "a single one."
+            )
+    for name in named:
+        if not matched(texts[name] or ""):
+            raise MissingFile(f"--{name} {texts[name]} matches no file; check it around {CASE}.")
+    return unique_names(matched(arguments.image), "case")
+
+
+def _path(text: str | None, case: str) -> Path | None:
+    return Path(text.replace(CASE, case)) if text else None
+
+
+def requests_of_dataset(
+    arguments: argparse.Namespace, trained: Trained
+) -> tuple[list[Request], str]:
+    """The cases of a dataset or of a split, each for its own task, and where they are from.
+
+    Raises:
+        RTSamError: of the dataset; see `load_dataset`.
+        SplitError: the split has no case, or none of the task.
+        ConfigError: an option that does not go with a dataset, or the model was not trained for a
+            task, or not on such images.
+    """
+    for name in _SAID_BY_DATASET:
+        if getattr(arguments, name):
+            raise ConfigError(f"--{name} does not go with --dataset, which says it; leave it out.")
+    dataset = load_dataset(arguments.dataset, free_text=trained.cfg.prompt.free_text)
+    splits = _splits(dataset, arguments.split_seed) if arguments.split else {}
+    chosen = arguments.split or None
+    only = None if arguments.task in ("", RESERVED) else dataset.task(arguments.task).name
+    cases = [
+        case
+        for case in dataset.cases
+        if chosen in (None, splits.get(case.id)) and only in (None, case.task)
+    ]
+    if not cases:
+        raise SplitError(
+            f"{dataset.root} has no case{f' of task {only}' if only else ''} in the split "
+            f"{chosen!r}; its splits are {sorted(set(splits.values()))}."
+        )
+    for name in dict.fromkeys(case.task for case in cases):
+        _check_modality(trained, name, dataset.task(name).modality)
+    origin = f"{dataset.name} ({dataset.kind} data){f', split {chosen}' if chosen else ''}"
+    requests = [
+        Request(case.id, (case.task,), case.image, case.dose, record=case.record) for case in cases
+    ]
+    return requests, origin
+
+
+def _splits(dataset: Dataset, seed: int) -> Mapping[str, str]:
+    stored = dataset.root / f"splits_seed{seed}.json"
+    if stored.exists():
+        return load_or_make_splits(dataset, stored, seed=seed)
+    return assign_splits(dataset, seed=seed)  # not stored: prediction only reads a dataset
+
+
+def _tasks(arguments: argparse.Namespace, trained: Trained) -> tuple[str, ...]:
+    if arguments.task == RESERVED:
+        return tuple(task.name for task in trained.about.tasks)
+    _check_modality(trained, arguments.task, arguments.modality)
+    return (arguments.task,)
+
+
+def _check_modality(trained: Trained, task: str, modality: str) -> None:
+    """Raises `ConfigError` for a task that the model does not know, or on other images."""
+    wanted = trained.task(task).modality
+    if modality not in ("", wanted):
+        raise ConfigError(
+            f"the model was trained for task {task} on {wanted}, but the images are said to be "
+            f"{modality}; name another task, or mend what says so."
+        )
+
+
+def _record(texts: Sequence[str]) -> str | dict[str, Scalar] | None:
+    """The path of a file, or the fields themselves."""
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]
+    return parse_record(texts) or None
+
+
+def _stem(path: str) -> str:
+    name = Path(path).name
+    ending = next((ending for ending in _ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)]

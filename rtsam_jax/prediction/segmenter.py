@@ -1,0 +1,315 @@
+"""A trained model as a tool: a case is encoded once, then every prompt costs a decoder pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rtsam_jax.data.grid import Grid
+from rtsam_jax.data.nifti import Volume
+from rtsam_jax.data.preprocess import Preprocessed, preprocess
+from rtsam_jax.errors import ConfigError, SessionMismatch
+from rtsam_jax.evaluation.click_model import Turn
+from rtsam_jax.prediction.inputs import read_any
+from rtsam_jax.prediction.opened import Opened, open_scan
+from rtsam_jax.prediction.predicted import NO_PROMPTS, Click, Prediction, Prompts, VolumeOrFile
+from rtsam_jax.prediction.session import (
+    BEGIN,
+    CLICK,
+    UNDO,
+    Action,
+    CaseSource,
+    Session,
+    Source,
+    mask_digest,
+    read_session,
+    write_session,
+)
+from rtsam_jax.prediction.trained import Told, Trained, load_trained
+from rtsam_jax.prompts.record import Scalar, check_record
+from rtsam_jax.training.model_file import TaskEntry
+
+
+class Segmenter:
+    """A model that has one case open at a time.
+
+    Whatever the number of a case's crops, its text and its clicks, the encoder and the decoder are
+    compiled once each; the decoder once more where clicks outgrow their buffer (the 17th, the 33rd
+    and so on).
+    """
+
+    def __init__(self, trained: Trained):
+        self.trained = trained
+        self.model = trained.click_model()
+        self._opened: Opened | None = None
+        self._source: CaseSource | None = None  # None: a part of it came as an array
+        self._record: dict[str, Scalar] = {}
+        self._lost = 0  # tokens of the case's text
+        self._turns: list[Turn] = []  # the first one, and one per click that is not undone
+        self._actions: list[Action] = []
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | Path, *, language_model: str = "") -> Segmenter:
+        """The newest checkpoint of a run, from its folder or a copy of it.
+
+        Args:
+            folder: with `model.json` and `checkpoints/`.
+            language_model: where the run's lies now; "" is where it lay.
+
+        Raises:
+            RTSamError: as `load_trained` and `Trained.require_language_model`.
+        """
+        trained = load_trained(folder, language_model=language_model)
+        trained.require_language_model()
+        return cls(trained)
+
+    @property
+    def opened(self) -> Opened:
+        """The case that is open; `ConfigError` if none is."""
+        if self._opened is None:
+            raise ConfigError("no case is open; call set_case first.")
+        return self._opened
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences on what is not as it should be with the checkpoint or the open case's text."""
+        if not self._lost:
+            return self.trained.warnings
+        cut = f"the text is longer than the language model reads and loses {self._lost} tokens."
+        return (*self.trained.warnings, cut)
+
+    def set_case(
+        self,
+        image: VolumeOrFile,
+        dose: VolumeOrFile | None = None,
+        *,
+        task: str,
+        record: Mapping[str, Scalar] | None = None,
+        box: np.ndarray | None = None,
+        name: str = "case",
+    ) -> Opened:
+        """Opens a case: prepares and encodes its image, once.
+
+        Args:
+            image: a NIfTI, NRRD or MetaImage file, or a volume, in HU (CT) or any unit (MR).
+            dose: likewise, on any grid; None only where there is a box, or the model is told none.
+            task: one of those that the model was trained for.
+            record: of the patient, for a text prompt; None is an empty one.
+            box: int (2, 3), inclusive voxels of the model grid, instead of the dose's; see
+                `rtsam_jax.prediction.inputs.box_on_grid`.
+            name: of the case, for errors.
+
+        Raises:
+            ConfigError: the model was not trained for this task.
+            RecordError: the record says what a prompt must not say.
+            MissingFile, UnreadableFile, VolumeError, ExtraMissing: of the files; see `preprocess`.
+            IncompleteCase, PromptOutside: as `open_scan`.
+        """
+        entry, record = self.trained.task(task), dict(record or {})
+        free_text = self.trained.cfg.prompt.free_text
+        check_record(record, f"case {name!r}", free_text=free_text)
+        told = self.trained.tell(task, self.trained.prompt(task, record))
+        scan, native, files = self._prepare(image, dose, entry, record, name)
+        opened = open_scan(
+            self.model,
+            scan,
+            name=name,
+            task=entry,
+            native=native,
+            table=told.table,
+            text_id=told.text_id,
+            box=box,
+        )
+        corners = None if box is None else np.asarray(box).tolist()
+        self._source = files and CaseSource(name, task, record, *files, corners)
+        self._record = record
+        return self._begin(opened, told)
+
+    def set_task(self, task: str) -> Opened:
+        """Another task on the open case, without prompts; its image is not encoded again.
+
+        Raises:
+            ConfigError: the model was not trained for it, or its images are of another modality.
+        """
+        entry, opened = self.trained.task(task), self.opened
+        if entry.modality != opened.task.modality:
+            raise ConfigError(
+                f"the task {task} is on {entry.modality}, but {opened.name} was opened for "
+                f"{opened.task.name} on {opened.task.modality}; open it again with set_case."
+            )
+        told = self.trained.tell(task, self.trained.prompt(task, self._record))
+        if self._source is not None:
+            self._source = dataclasses.replace(self._source, task=task)
+        ids = np.full_like(opened.crops.text_id, told.text_id)
+        crops = opened.crops._replace(text_id=ids, table=told.table)
+        first = self.model.first(crops)
+        return self._begin(dataclasses.replace(opened, task=entry, crops=crops, first=first), told)
+
+    def predict(self, prompts: Prompts = NO_PROMPTS) -> Prediction:
+        """The open case with these prompts and no earlier ones; nothing is encoded.
+
+        Raises:
+            PromptOutside: a click or the mask lies where the model sees nothing of the image.
+            MissingFile, UnreadableFile, VolumeError: of the mask's file.
+        """
+        opened, source = self.opened, None
+        turns = [opened.first]
+        if prompts.mask is not None:
+            mask, source = _read(prompts.mask, "initial mask")
+            logits = opened.mask_prompt(mask, self.model.spec.mask_size)
+            turns = [self.model.first(opened.crops, logits)]
+        for click in prompts.clicks:
+            turns.append(self._after(turns, click))
+        if prompts.mask is not None and source is None:
+            self._source = None
+        self._actions += [Action(BEGIN, mask=source), *map(_logged, prompts.clicks)]
+        self._turns = turns
+        return self._prediction()
+
+    def click(self, at_mm: tuple[float, float, float], positive: bool = True) -> Prediction:
+        """One more click.
+
+        Args:
+            at_mm: world RAS+ mm.
+            positive: whether the point belongs to what is segmented.
+
+        Raises:
+            PromptOutside: the model sees nothing of the image there.
+        """
+        click = Click(at_mm, positive)
+        self._turns.append(self._after(self._turns, click))
+        self._actions.append(_logged(click))
+        return self._prediction()
+
+    def undo(self) -> Prediction:
+        """Takes the last click back; `ConfigError` if there is none."""
+        if len(self._turns) < 2:
+            raise ConfigError("there is no click to undo; an initial mask stays until predict.")
+        self._turns.pop()
+        self._actions.append(Action(UNDO))
+        return self._prediction()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the session: files' paths and digests, task, record, action log, mask's digest.
+
+        Args:
+            path: of the JSON file; written whole or not at all.
+
+        Raises:
+            ConfigError: no case is open, or a part of it was given as an array.
+        """
+        mask = self._prediction().mask()
+        if self._source is None:
+            raise ConfigError(
+                "a part of the case was given as an array, which a session file cannot name; open "
+                "image, dose and initial mask from their files to save the session."
+            )
+        session = Session(
+            self.trained.weights, self._source, tuple(self._actions), mask_digest(mask)
+        )
+        write_session(Path(path), session)
+
+    def load(self, path: str | Path) -> Prediction:
+        """Opens a saved session's case and does again what was done.
+
+        Raises:
+            MissingFile, UnreadableFile: of the session.
+            SessionMismatch: model or files are not those of the session, or another mask comes of
+                it, as it may on another kind of device or with another version of JAX.
+        """
+        session = read_session(Path(path))
+        if session.weights != self.trained.weights:
+            raise SessionMismatch(
+                f"The session {path} was saved with the weights {session.weights[:12]}, but "
+                f"{self.trained.folder} has {self.trained.weights[:12]}; load it with its own."
+            )
+        case = session.case
+        case.image.check(what="image")
+        if case.dose is not None:
+            case.dose.check(what="dose")
+        self.set_case(
+            case.image.path,
+            None if case.dose is None else case.dose.path,
+            task=case.task,
+            record=case.record,
+            box=None if case.box is None else np.array(case.box),
+            name=case.name,
+        )
+        for action in session.actions:
+            self._again(action)
+        prediction = self._prediction()
+        if mask_digest(prediction.mask()) != session.mask_sha256:
+            raise SessionMismatch(
+                f"The session {path} leads to another mask than the one it was saved with; load it "
+                "on the same kind of device with the same versions, or begin a new one."
+            )
+        return prediction
+
+    def _prepare(
+        self,
+        image: VolumeOrFile,
+        dose: VolumeOrFile | None,
+        task: TaskEntry,
+        record: Mapping[str, Scalar],
+        name: str,
+    ) -> tuple[Preprocessed, Grid, tuple[Source, Source | None] | None]:
+        """A case on the model grid, its image's own grid, and its files if it has them all."""
+        volume, image_file = _read(image, "image")
+        given, dose_file = (None, None) if dose is None else _read(dose, "dose")
+        spec = self.trained.spec
+        prescription = record.get("prescription_gy") if spec.threshold == "prescription" else None
+        scan = preprocess(
+            volume,
+            given,
+            task.modality,
+            spec,
+            name=name,
+            prescription_gy=None if prescription is None else float(prescription),
+        )
+        named = image_file and (dose is None or dose_file)
+        files = (image_file, dose_file) if image_file and named else None
+        return scan, Grid(volume.shape, volume.affine), files
+
+    def _begin(self, opened: Opened, told: Told) -> Opened:
+        self._opened, self._lost = opened, told.lost
+        self._turns, self._actions = [opened.first], []
+        return opened
+
+    def _again(self, action: Action) -> None:
+        if action.action == UNDO:
+            self.undo()
+        elif action.at_mm is not None:
+            self.click(action.at_mm, bool(action.positive))
+        else:
+            if action.mask is not None:
+                action.mask.check(what="initial mask")
+            self.predict(Prompts(mask=None if action.mask is None else action.mask.path))
+
+    def _after(self, turns: Sequence[Turn], click: Click) -> Turn:
+        """The turn that follows with one more click."""
+        opened, keep = self.opened, self.model.accumulate
+        rows, at = opened.hold(click.at_mm)
+        slot = len(turns) - 1 if keep else 0
+        turn = turns[-1].with_room(slot + 1)
+        asked = turn.with_click(rows, at, click.positive, slot, keep=keep)
+        return turn.updated(rows, self.model.answer(opened.crops.rows(rows), asked))
+
+    def _prediction(self) -> Prediction:
+        opened = self.opened
+        return Prediction(opened, self._turns[-1], opened.probability(self._turns[-1]))
+
+
+def _read(place: VolumeOrFile, what: str) -> tuple[Volume, Source | None]:
+    """A volume, and its file if it is given as one."""
+    if isinstance(place, Volume):
+        return place, None
+    path = Path(place)
+    return read_any(path, what=what), Source.of(path, what=what)
+
+
+def _logged(click: Click) -> Action:
+    x, y, z = map(float, click.at_mm)
+    return Action(CLICK, (x, y, z), bool(click.positive))

@@ -1,0 +1,168 @@
+"""A session as a file: which case from which files, what was done, and the mask it led to.
+
+Nothing of the case is stored but its record, no voxel. A session is had again by doing the same
+again; the mask's digest proves that it is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtsam_jax.data.itk import files_behind
+from rtsam_jax.data.json_file import write_json
+from rtsam_jax.data.nifti import Volume
+from rtsam_jax.errors import MissingFile, SessionMismatch, UnreadableFile
+from rtsam_jax.prompts.record import Scalar
+
+SCHEMA_VERSION = 1
+BEGIN, CLICK, UNDO = "begin", "click", "undo"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file and what it held."""
+
+    path: Path
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path, *, what: str) -> Source:
+        """A file as it is now.
+
+        Args:
+            path: of an `.mhd` the file with its voxels counts as well.
+            what: its part in the case, for messages.
+
+        Raises:
+            MissingFile, UnreadableFile: it is not there, or refused by the system.
+            VolumeError: see `files_behind`.
+        """
+        digest = hashlib.sha256()
+        for part in files_behind(path, what=what):
+            try:
+                with part.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            except FileNotFoundError as cause:
+                raise MissingFile(f"There is no {what} file {part}; check the path.") from cause
+            except OSError as cause:
+                raise UnreadableFile(
+                    f"The {what} {part} cannot be read ({cause.strerror}); mend its permissions or "
+                    "copy it again."
+                ) from cause
+        return cls(path.absolute(), digest.hexdigest())
+
+    def check(self, *, what: str) -> None:
+        """Raises `SessionMismatch` if the file holds something else now."""
+        if Source.of(self.path, what=what).sha256 != self.sha256:
+            raise SessionMismatch(
+                f"The {what} {self.path} is not what it was when the session was saved; bring that "
+                "file back, or begin a new session."
+            )
+
+
+@dataclass(frozen=True)
+class CaseSource:
+    """What `Segmenter.set_case` was given."""
+
+    name: str
+    task: str
+    record: Mapping[str, Scalar]
+    image: Source
+    dose: Source | None
+    box: Sequence[Sequence[int]] | None  # (2, 3), voxels of the model grid
+
+
+@dataclass(frozen=True)
+class Action:
+    """One entry of the log."""
+
+    action: str  # BEGIN: no click is left; CLICK; UNDO: the last click is
+    at_mm: tuple[float, float, float] | None = None  # of a click
+    positive: bool | None = None  # a click's sign
+    mask: Source | None = None  # BEGIN: the initial mask
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that a session file says."""
+
+    weights: str  # digest of the model's
+    case: CaseSource
+    actions: tuple[Action, ...]
+    mask_sha256: str  # of the mask after the last action
+
+
+def mask_digest(mask: Volume) -> str:
+    """SHA-256 of a mask's shape and voxels."""
+    bits = np.packbits(mask.array.astype(bool))
+    return hashlib.sha256(f"{mask.shape}\n".encode() + bits.tobytes()).hexdigest()
+
+
+def write_session(path: Path, session: Session) -> None:
+    """Writes a session whole or not at all; files below its own folder by relative paths."""
+    root = path.absolute().parent
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value.relative_to(root) if value.is_relative_to(root) else value)
+        if isinstance(value, dict):
+            return {key: plain(part) for key, part in value.items() if part is not None}
+        return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+    about = {"schema": SCHEMA_VERSION, "kind": "session"}
+    write_json(path, about | plain(dataclasses.asdict(session)))
+
+
+def read_session(path: Path) -> Session:
+    """What `write_session` wrote.
+
+    Raises:
+        MissingFile: no such file.
+        UnreadableFile: it is damaged, or of another schema.
+    """
+    root = path.absolute().parent
+
+    def source(stored: Mapping[str, str]) -> Source:
+        return Source(root / stored["path"], stored["sha256"])
+
+    def action(entry: Mapping[str, Any]) -> Action:
+        if entry["action"] == CLICK:
+            x, y, z = map(float, entry["at_mm"])
+            return Action(CLICK, (x, y, z), bool(entry["positive"]))
+        if entry["action"] not in (BEGIN, UNDO):
+            raise ValueError(f"its action {entry['action']!r} is unknown")
+        return Action(entry["action"], mask=source(entry["mask"]) if "mask" in entry else None)
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if (content["kind"], content["schema"]) != ("session", SCHEMA_VERSION):
+            raise ValueError(f"it is no session of schema {SCHEMA_VERSION}")
+        case = content["case"]
+        return Session(
+            weights=content["weights"],
+            case=CaseSource(
+                name=case["name"],
+                task=case["task"],
+                record=case["record"],
+                image=source(case["image"]),
+                dose=source(case["dose"]) if "dose" in case else None,
+                box=case.get("box"),
+            ),
+            actions=tuple(map(action, content["actions"])),
+            mask_sha256=content["mask_sha256"],
+        )
+    except FileNotFoundError as cause:
+        raise MissingFile(f"There is no session {path}; check the path.") from cause
+    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        reason = f"it lacks {cause}" if isinstance(cause, KeyError) else cause
+        raise UnreadableFile(
+            f"The session {path} cannot be read ({reason}); save it again, or begin a new one."
+        ) from cause

@@ -1,0 +1,225 @@
+"""`model.json` of a run folder: what its checkpoints are, so that prediction needs nothing else.
+
+It holds the sections of the configuration that decide what the network is and what it is shown,
+the tasks with their sentences, the digest of the language model, and the calibration where there is
+one. The folder, or a copy of this file and of `checkpoints/`, is enough to predict.
+
+Schema 1, of earlier versions, has names alone: enough to go on with a run and to score it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.json_file import write_json
+from rtsam_jax.data.selection import RunData
+from rtsam_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingFile,
+    PresetMismatch,
+    UnreadableFile,
+)
+from rtsam_jax.flags import check_types
+from rtsam_jax.models.presets import PRESETS
+from rtsam_jax.training.run import environment, has_steps
+
+SCHEMA_VERSION = 2
+MODEL_FILE = "model.json"
+
+_SECTIONS = ("model", "prompt", "dose", "click", "loss", "augment")
+_PREPROCESSING = ("spacing_mm", "interpolation", "crop")  # of config.data
+# Where things lay when the run was trained is no part of what the model is.
+_PLACES = {"model": "checkpoint", "prompt": "feature_cache"}
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A task that a model was trained for."""
+
+    name: str
+    modality: str  # of its images: "CT" | "MR"
+    title: str
+    sentence: str  # of the text prompt
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What `model.json` says.
+
+    Attributes:
+        config: sections model, prompt, dose, click, loss, augment and, of data, the model grid and
+            where crops lie, all as trained; the rest has its defaults.
+        tasks: in the order of the run, which is that of learned task tokens.
+        text_width: channels of a text feature; 0 without texts.
+        language_model: digest of the weights that made the text features, or None.
+        calibration: see docs/confidence.md; None where there is none.
+    """
+
+    config: ExperimentConfig
+    tasks: tuple[TaskEntry, ...]
+    text_width: int
+    language_model: str | None
+    calibration: dict[str, Any] | None
+
+
+def write_model_file(
+    run: str | Path,
+    cfg: ExperimentConfig,
+    data: RunData,
+    sentences: Mapping[str, str],
+    *,
+    text_width: int = 0,
+    language_model: str | None = None,
+) -> None:
+    """Writes `model.json` of a run, whole or not at all.
+
+    A calibration that a run with steps has is kept: it names the weights it was fitted on, and a
+    reader ignores one of others.
+
+    Args:
+        run: its folder.
+        cfg: of the run.
+        data: of the run; its tasks are the model's.
+        sentences: by task, of the text prompt (`rtsam_jax.text.prompt_set.task_sentences`).
+        text_width: see `ModelFile`.
+        language_model: see `ModelFile`.
+    """
+    path = Path(run) / MODEL_FILE
+    calibration = None
+    if path.is_file() and has_steps(Path(run)):
+        calibration = _read(path).get("calibration")
+    tasks = [
+        TaskEntry(task.name, task.modality, task.title, sentences[task.name])
+        for task in map(data.dataset.task, data.tasks)
+    ]
+    document: dict[str, Any] = {"schema": SCHEMA_VERSION, "kind": "run"}
+    for section in _SECTIONS:
+        document[section] = dataclasses.asdict(getattr(cfg, section))
+        document[section].pop(_PLACES.get(section), None)
+    document["preprocessing"] = {name: getattr(cfg.data, name) for name in _PREPROCESSING}
+    document["tasks"] = [dataclasses.asdict(task) for task in tasks]
+    document |= {"text_width": text_width, "language_model": language_model}
+    write_json(path, document | {"calibration": calibration, **environment()})
+
+
+def write_calibration(folder: str | Path, calibration: Mapping[str, Any]) -> None:
+    """Puts a calibration into `model.json`, whole or not at all.
+
+    Args:
+        folder: of the run.
+        calibration: JSON, with at least the checkpoint's `step` and the digest of its `weights`.
+
+    Raises:
+        MissingFile, UnreadableFile, PresetMismatch: as `read_model_file`.
+    """
+    read_model_file(folder)
+    path = Path(folder) / MODEL_FILE
+    write_json(path, _read(path) | {"calibration": dict(calibration)})
+
+
+def read_model_file(folder: str | Path) -> ModelFile:
+    """What `write_model_file` wrote.
+
+    Raises:
+        MissingFile: the folder has no `model.json`.
+        UnreadableFile: it is damaged.
+        CheckpointError: it is about something else than a run.
+        PresetMismatch: it is of another schema, or of a preset that this version does not have.
+    """
+    path = Path(folder) / MODEL_FILE
+    document = _read(path)
+    if document["schema"] != SCHEMA_VERSION:
+        raise PresetMismatch(
+            f"{path} is of schema 1, which does not say how images are prepared; start the run's "
+            "command `python -m rtsam_jax.train` once more to renew it, which trains a finished "
+            "run no further."
+        )
+    try:
+        preset = document["model"]["preset"]
+        if isinstance(preset, str) and preset not in PRESETS:
+            raise PresetMismatch(
+                f"{path} is about a model of preset {preset!r}, which this version does not have; "
+                "use the version of rtsam_jax that wrote it."
+            )
+        return ModelFile(
+            config=_config(document),
+            tasks=tuple(TaskEntry(**entry) for entry in document["tasks"]),
+            text_width=document["text_width"],
+            language_model=document["language_model"],
+            calibration=document["calibration"],
+        )
+    except (ConfigError, KeyError, TypeError, AttributeError) as cause:
+        reason = f"it lacks {cause}" if isinstance(cause, KeyError) else str(cause).rstrip(".")
+        raise _damaged(path, reason) from cause
+
+
+def check_language_model(run: str | Path, digest: str | None) -> None:
+    """Raises `CheckpointError` if a run's text features came from another language model.
+
+    Args:
+        run: its folder.
+        digest: of the weights that make today's features; None where the run uses no text.
+    """
+    stored = _read(Path(run) / MODEL_FILE).get("language_model")  # the first versions had none
+    if stored != digest:
+        raise CheckpointError(
+            f"the run {run} was trained on text features of the language model "
+            f"{(stored or 'none')[:12]}, but config.prompt.language_model now holds "
+            f"{(digest or 'none')[:12]}; bring the folder back, or train anew."
+        )
+
+
+def check_tasks(run: str | Path, tasks: Sequence[str]) -> None:
+    """Raises `CheckpointError` if a run's task tokens are of other tasks or in another order."""
+    entries = _read(Path(run) / MODEL_FILE).get("tasks") or []
+    stored = [entry["name"] if isinstance(entry, dict) else entry for entry in entries]
+    if stored != list(tasks):
+        raise CheckpointError(
+            f"the run {run} was trained for the tasks {stored}, but its dataset now has "
+            f"{list(tasks)}; restore the dataset's tasks and their order, or train anew."
+        )
+
+
+def _config(document: Mapping[str, Any]) -> ExperimentConfig:
+    sections = {name: document[name] for name in _SECTIONS}
+    cfg = ExperimentConfig.from_dict(sections | {"data": document["preprocessing"]})
+    check_types(cfg, ExperimentConfig(), "config")
+    # Nothing is trained or scored by it: what those need beyond the model is not there.
+    cfg.evaluate, cfg.data.dataset = False, "none"
+    cfg.validate()
+    return cfg
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The document, of any schema that this version reads."""
+    if not path.is_file():
+        raise MissingFile(
+            f"{path} does not exist; give the folder of a run made by rtsam_jax.train."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as cause:
+        raise _damaged(path, str(cause)) from cause
+    if not isinstance(content, dict) or content.get("schema") not in (1, SCHEMA_VERSION):
+        raise PresetMismatch(
+            f"{path} is not of schema {SCHEMA_VERSION}; use the version of rtsam_jax that wrote it."
+        )
+    if content.get("kind", "run") != "run":
+        raise CheckpointError(
+            f"{path} is about {content['kind']}, not about a run; give the folder of a run made by "
+            "rtsam_jax.train."
+        )
+    return content
+
+
+def _damaged(path: Path, reason: str) -> UnreadableFile:
+    return UnreadableFile(
+        f"{path} is damaged ({reason}); start the run again from its config to renew it."
+    )

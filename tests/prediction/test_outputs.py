@@ -1,0 +1,169 @@
+"""A prediction's folder is there whole or not at all, and an empty mask says why it is empty."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtsam_jax.data.failure import Failure
+from rtsam_jax.data.nifti import Volume
+from rtsam_jax.errors import NotWritable, OutputExists
+from rtsam_jax.prediction import cohort, outputs
+from rtsam_jax.prediction.document import Result
+from rtsam_jax.prediction.inputs import Request
+from rtsam_jax.prediction.outputs import only_one, write_result, write_summary
+from rtsam_jax.prediction.predicted import Prediction
+from rtsam_jax.prediction.remarks import guess_modality, remarks
+from rtsam_jax.prediction.segmenter import Segmenter
+from tests.prediction.commanding import document
+
+
+@pytest.fixture(scope="module")
+def result(
+    loaded: Segmenter, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Result:
+    """What the command makes of a case before it is written."""
+    kept: list[Result] = []
+    image, dose = (tiny_dataset / f"p3_{part}.nii.gz" for part in ("image", "dose"))
+    options = cohort.Options(tmp_path_factory.mktemp("unused"), repeats=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cohort, "write_result", lambda out, made, trained: kept.append(made))
+        cohort.predict_cases(loaded, [Request("p3_image", ("orn",), image, dose)], options)
+    return kept[0]
+
+
+@pytest.fixture
+def empty(result: Result) -> Result:
+    """The same as if no voxel had reached one half."""
+    return dataclasses.replace(
+        result,
+        mask=np.zeros_like(result.mask),
+        probability=(result.probability / result.probability.max() * 0.31).astype(np.float32),
+    )
+
+
+def visible(out: Path) -> list[str]:
+    return [path.name for path in out.rglob("*") if not path.name.startswith(".")]
+
+
+def test_an_empty_mask_is_a_result_with_a_reason(
+    empty: Result, loaded: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles, draw = [], outputs.draw_prediction
+    monkeypatch.setattr(
+        outputs,
+        "draw_prediction",
+        lambda *parts, **named: (titles.append(named["title"]), draw(*parts, **named)),
+    )
+    with only_one(tmp_path):
+        write_result(tmp_path, empty, loaded.trained)
+        table = write_summary(tmp_path, [], "Predictions")
+    reason = "no voxel reached 0.5; the largest probability is 0.31"
+    told = document(tmp_path)
+    assert told["mask"]["empty"] == reason and told["mask"]["volume_ml"] == 0
+    assert told["mask"]["longest_diameter_mm"] == 0 and told["dose"]["mean_in_mask"] is None
+    assert reason in table and reason in titles[0]
+    assert (tmp_path / "p3_image" / "orn" / "prediction.png").stat().st_size > 10_000
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["result"], row["mean_dose"]) == ("empty", "")
+
+
+@pytest.mark.parametrize("renew", [False, True])
+@pytest.mark.parametrize("limit", [1000, 300_000])
+def test_a_disk_that_fills_up_leaves_what_was_there(
+    result: Result, loaded: Segmenter, tmp_path: Path, limit: int, renew: bool
+) -> None:
+    if renew:
+        write_result(tmp_path, result, loaded.trained)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(NotWritable, match="p3_image/orn cannot be written .File too large"):
+            write_result(tmp_path, result, loaded.trained)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not [*tmp_path.glob(".*")]
+
+
+@pytest.mark.parametrize("at", ["write_json", "_draw"])
+def test_no_space_ends_the_command_whichever_file_it_was(
+    result: Result, loaded: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(outputs, at, full)
+    monkeypatch.setattr(cohort, "_results", lambda *_: iter([result]))
+    several = [result.request, dataclasses.replace(result.request, case="other")]
+    with pytest.raises(NotWritable, match="No space left on device"):
+        cohort.predict_cases(loaded, several, cohort.Options(tmp_path, repeats=0))
+    assert visible(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputExists, match="is a file"), only_one(tmp_path / "file"):
+        pass
+    for out in (tmp_path / "file" / "out", Path("/sys/rtsam_jax")):  # which even root cannot make
+        with pytest.raises(NotWritable, match="cannot be written"), only_one(out):
+            pass
+
+
+def test_a_folder_is_one_commands_alone_and_what_a_kill_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / ".a.orn.part").mkdir()
+    (tmp_path / ".a.orn.part" / "mask.nii.gz").write_text("half")
+    with only_one(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock"}
+        with pytest.raises(OutputExists, match="in use by another command"), only_one(tmp_path):
+            pass
+    with only_one(tmp_path):
+        pass
+
+
+def test_the_summary_is_of_all_that_lies_there_and_of_what_failed_now(
+    result: Result, empty: Result, loaded: Segmenter, tmp_path: Path
+) -> None:
+    for case, made in (("b", result), ("a", empty)):
+        request = dataclasses.replace(made.request, case=case)
+        write_result(tmp_path, dataclasses.replace(made, request=request), loaded.trained)
+    (tmp_path / "c" / "orn").mkdir(parents=True)
+    (tmp_path / "c" / "orn" / "prediction.json").write_text("{")  # another program's
+    failures = [Failure("bb", "no_overlap", "The dose | of bb is elsewhere.")]
+    table = write_summary(tmp_path, failures, "Predictions: x")
+    assert (tmp_path / "summary.md").read_text() == f"# Predictions: x\n\n{table}"
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        found = [(row["case"], row["result"], row["error"]) for row in csv.DictReader(file)]
+    assert found == [("a", "empty", ""), ("b", "mask", ""), ("bb", "failed", "no_overlap")]
+
+
+def test_a_mask_at_the_edges_is_remarked(result: Result) -> None:
+    opened = result.opened
+    window, image = opened.window.shape, result.inputs.image
+
+    def said(place: tuple[slice | int, ...]) -> str:
+        probability = np.zeros(window, np.float32)
+        probability[place] = 0.9
+        return " ".join(remarks(Prediction(opened, opened.first, probability), image, empty=False))
+
+    middle = tuple(slice(n // 2, n // 2 + 1) for n in window)
+    assert "reaches" not in said(middle)
+    low = np.maximum(opened.origins.min(0), 0)
+    ends = (opened.tiles.low + low)[0] == 0
+    edge = said((int(low[0]), *middle[1:]))
+    assert ("reaches the image's border" in edge) == ends
+    assert ("edge of the region that the model is shown" in edge) == (not ends)
+
+
+def test_values_like_those_of_air_are_a_cts(result: Result) -> None:
+    image = result.inputs.image
+    assert guess_modality(Volume(image.array - 1000, image.affine)) == "CT"
+    assert guess_modality(Volume(np.abs(image.array), image.affine)) == "MR"

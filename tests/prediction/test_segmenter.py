@@ -1,0 +1,258 @@
+"""A case is encoded once; every prompt then costs the decoder, and compiles nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtsam_jax import errors
+from rtsam_jax.data.nifti import Volume, read_volume
+from rtsam_jax.data.preprocess import to_native
+from rtsam_jax.evaluation.inference import make_crop_predictor, predict_volume
+from rtsam_jax.prediction.segmenter import Click, Prediction, Prompts, Segmenter
+from rtsam_jax.prediction.trained import load_trained
+from tests.tiny import SHAPE, SPACING
+
+# Inclusive voxels of the model grid, which is the image's: one crop, and several.
+ONE = np.array([(10, 11, 12), (24, 25, 26)])
+SEVERAL = np.array([(1, 4, 10), (38, 25, 26)])
+CENTRE = (40.0, 38.0, 42.0)  # mm
+FIRST, SECOND = Click(CENTRE, True), Click((36.0, 48.0, 30.0), False)
+
+
+@pytest.fixture(scope="module")
+def segmenter(run: Path) -> Segmenter:
+    return Segmenter.from_checkpoint(run)
+
+
+@pytest.fixture
+def case(segmenter: Segmenter, tiny_dataset: Path) -> Callable[..., Segmenter]:
+    def opened(box: np.ndarray | None = None, task: str = "orn") -> Segmenter:
+        image, dose = tiny_dataset / "p3_image.nii.gz", tiny_dataset / "p3_dose.nii.gz"
+        segmenter.set_case(image, dose, task=task, box=box, name="p3")
+        return segmenter
+
+    return opened
+
+
+def same(a: Prediction, b: Prediction) -> bool:
+    return np.array_equal(a.probability, b.probability)
+
+
+@pytest.mark.parametrize("box", [None, SEVERAL], ids=["one crop", "several"])
+def test_without_prompts_it_is_what_an_evaluation_scores(case, run: Path, box) -> None:
+    segmenter = case(box)
+    opened = segmenter.opened
+    assert len(opened.tiles) == (1 if box is None else 2)
+    trained = load_trained(run)
+    predict = make_crop_predictor(trained.graphdef, trained.params, trained.cfg)
+    scan = opened.scan
+    if box is not None:  # as if the dose had made that box
+        scan = type(scan)(**vars(scan) | {"roi": opened.tiles.roi, "box": box})
+    whole = predict_volume(predict, scan, 0, trained.size, name="p3")
+    found = segmenter.predict()
+    np.testing.assert_allclose(found.probability, whole[opened.tiles.place], atol=1e-5)
+    native = to_native(whole, scan.grid, opened.native)
+    np.testing.assert_allclose(found.native_probability().array, native, atol=1e-5)
+    mask, sure = found.mask(), np.abs(native - 0.5) > 1e-4
+    np.testing.assert_array_equal(mask.array[sure], (native >= 0.5)[sure])
+    assert 0 < mask.array.sum() < mask.array.size and mask.array.shape == SHAPE
+    np.testing.assert_array_equal(mask.affine, opened.native.affine)
+    assert found.volume_ml == pytest.approx(mask.array.sum() * SPACING**3 / 1000)
+
+
+@pytest.mark.parametrize("box", [ONE, SEVERAL], ids=["one crop", "several"])
+def test_clicks_one_by_one_or_at_once_and_taken_back(case, box) -> None:
+    segmenter = case(box)
+    first = segmenter.predict()
+    one = segmenter.click(FIRST.at_mm, FIRST.positive)
+    two = segmenter.click(SECOND.at_mm, SECOND.positive)
+    assert not same(first, one) and not same(one, two)
+    assert same(segmenter.undo(), one) and same(segmenter.undo(), first)
+    with pytest.raises(errors.ConfigError, match="no click to undo"):
+        segmenter.undo()
+    assert same(segmenter.predict(Prompts(clicks=(FIRST, SECOND))), two)
+    assert same(segmenter.undo(), one)
+    assert same(segmenter.predict(), first)
+
+
+def test_a_click_goes_to_the_crops_that_hold_it(case) -> None:
+    segmenter = case(SEVERAL)
+    grid, origins = segmenter.opened.scan.grid, segmenter.opened.origins
+    edge = grid.to_world(segmenter.opened.tiles.low + origins[0] + 2)  # in the first crop alone
+    turn = segmenter.click(tuple(edge.tolist()), True).turn
+    assert (turn.labels >= 0).sum(1).tolist() == [1, 0]
+    np.testing.assert_array_equal(turn.points[0, 0], [2, 2, 2])
+    np.testing.assert_array_equal(turn.low_res[1], segmenter.opened.first.low_res[1])
+
+
+def test_clicks_that_outgrow_the_buffer_count_as_in_a_longer_one(
+    case, run: Path, tiny_dataset: Path
+) -> None:
+    clicks = tuple(Click((40.0 + 2 * i, 38.0, 42.0 - 2 * i), i % 2 == 0) for i in range(5))
+    long = case(ONE).predict(Prompts(clicks))
+    segmenter = Segmenter.from_checkpoint(run)
+    segmenter.model = segmenter.trained.click_model(clicks=2)
+    segmenter.set_case(tiny_dataset / "p3_image.nii.gz", task="orn", box=ONE)
+    short = segmenter.predict(Prompts(clicks))
+    assert short.turn.labels.shape == (1, 8) and long.turn.labels.shape == (1, 16)
+    np.testing.assert_allclose(short.probability, long.probability, atol=1e-5)
+    segmenter.model.accumulate = False  # trained to be given the newest click alone
+    newest = segmenter.predict(Prompts(clicks))
+    assert newest.turn.labels.shape == (1, 2) and (newest.turn.labels >= 0).sum() == 1
+    assert not same(newest, short)
+
+
+def compiled(caplog: pytest.LogCaptureFixture, do: Callable[[], object]) -> list[str]:
+    """The programs that are compiled meanwhile, also those that the disk holds."""
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.DEBUG):
+        do()
+    return [
+        record.getMessage().split()[1]
+        for record in caplog.records
+        if record.getMessage().startswith("Compiling ")
+    ]
+
+
+def test_nothing_is_compiled_after_the_first_case(
+    text_run: Path, tiny_dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many clicks, crops and sentences; a 17th click compiles the decoder once more."""
+    segmenter = Segmenter.from_checkpoint(text_run)
+
+    def open_case(patient: str, **more: object) -> None:
+        image, dose = (tiny_dataset / f"{patient}_{what}.nii.gz" for what in ("image", "dose"))
+        segmenter.set_case(image, dose, task="orn", **more)
+        segmenter.predict()
+
+    def clicks(count: int) -> None:
+        for at in range(count):
+            segmenter.click((30.0 + 2 * (at % 9), 40.0, 44.0 - 2 * (at % 7)), at % 3 != 0)
+
+    programs = compiled(caplog, lambda: open_case("p3"))
+    assert {"jit(encode)", "jit(decode)"} <= set(programs)
+    assert len(segmenter.opened.tiles) == 1
+    mask = segmenter.predict().mask()
+    said = {"age": 61, "sex": "female", "side": "left", "fractions": 30}
+    segmenter.trained.text("orn", said)  # a new text runs the language model
+    assert compiled(caplog, lambda: clicks(10)) == []
+    assert compiled(caplog, lambda: open_case("p4", record=said, box=SEVERAL)) == []
+    assert len(segmenter.opened.tiles) == 2
+    assert compiled(caplog, lambda: (clicks(10), segmenter.undo(), clicks(7))) == []
+    assert compiled(caplog, lambda: segmenter.predict(Prompts(mask=mask))) == []
+    segmenter.predict(Prompts((FIRST,) * 16))
+    assert compiled(caplog, lambda: clicks(1)) == ["jit(decode)"]
+    assert compiled(caplog, lambda: clicks(9)) == []
+
+
+def test_another_task_on_the_open_case_is_that_task_opened(case) -> None:
+    segmenter = case(ONE, task="ce")
+    ce = segmenter.predict()
+    crn = case(ONE, task="crn").predict()
+    assert not same(ce, crn)
+    segmenter = case(ONE, task="ce")
+    segmenter.click(CENTRE)
+    crops = segmenter.opened.crops.embedding
+    assert segmenter.set_task("crn").task.name == "crn"
+    assert same(segmenter.predict(), crn) and segmenter.opened.crops.embedding is crops
+    with pytest.raises(errors.ConfigError, match="orn is on CT, but p3 was opened for crn on MR"):
+        segmenter.set_task("orn")
+
+
+def test_an_initial_mask_is_the_logits_of_a_pass_before(case) -> None:
+    """Share of foreground by block of the prompt's grid, from -8 to 8, in every crop."""
+    segmenter = case(SEVERAL)
+    opened, side = segmenter.opened, segmenter.model.spec.mask_size
+    mask = np.zeros(SHAPE, bool)
+    mask[8:29, 9:24, 12:20] = True
+    prompt = opened.mask_prompt(Volume(mask, opened.native.affine), side)
+    assert prompt.shape == (2, side, side, side, 1) and prompt.dtype == np.float32
+    for row, origin in enumerate(opened.origins + opened.tiles.low):
+        for at in np.ndindex(3, 3, 3):
+            block = np.array(at) * 5
+            low = origin + 2 * block
+            voxels = [low + np.array(offset) for offset in np.ndindex(2, 2, 2)]
+            inside = [mask[tuple(v)] for v in voxels if ((v >= 0) & (v < SHAPE)).all()]
+            assert prompt[(row, *block, 0)] == pytest.approx(16 * sum(inside) / 8 - 8)
+    refined = segmenter.predict(Prompts(mask=Volume(mask, opened.native.affine)))
+    assert not same(refined, segmenter.predict())
+    marked = Volume(np.zeros(SHAPE, bool), opened.native.affine)
+    with pytest.raises(errors.PromptOutside, match="initial mask of p3 marks no voxel"):
+        segmenter.predict(Prompts(mask=marked))
+
+
+@settings(max_examples=10, deadline=None)
+@given(flips=st.tuples(*[st.booleans()] * 3), order=st.permutations(range(3)))
+def test_an_initial_mask_may_lie_on_any_grid(segmenter, tiny_dataset, flips, order) -> None:
+    image = read_volume(tiny_dataset / "p3_image.nii.gz")
+    if segmenter._opened is None:
+        segmenter.set_case(image, task="orn", box=ONE)
+    mask = np.zeros(SHAPE, bool)
+    mask[10:22, 13:19, 15:30] = True
+    expected = segmenter.opened.mask_prompt(Volume(mask, image.affine), 16)
+    turned, affine = mask, image.affine
+    for axis, flip in enumerate(flips):
+        if flip:
+            turned, step = np.flip(turned, axis), np.eye(4)
+            step[axis, axis], step[axis, 3] = -1, SHAPE[axis] - 1
+            affine = affine @ step
+    permutation = np.eye(4)[:, [*order, 3]]
+    other = Volume(turned.transpose(order), affine @ permutation)
+    np.testing.assert_allclose(segmenter.opened.mask_prompt(other, 16), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("at", "named"),
+    [
+        ((-3.0, 40.0, 40.0), r"\(-3, 40, 40\) mm on p3 is outside the image"),
+        ((float("nan"), 40.0, 40.0), "outside the image"),
+        ((40.0, 79.5, 40.0), "outside the image"),
+        ((1.0, 1.0, 1.0), "outside the region that the model is shown"),
+    ],
+)
+def test_a_click_that_the_model_cannot_see_changes_nothing(case, at, named) -> None:
+    segmenter = case(np.array([(20, 20, 20), (30, 30, 30)]))
+    before = segmenter.click((50.0, 50.0, 50.0))
+    with pytest.raises(errors.PromptOutside, match=named):
+        segmenter.click(at)
+    with pytest.raises(errors.PromptOutside, match=named):
+        segmenter.predict(Prompts(clicks=(FIRST, Click(at, False))))
+    assert same(segmenter._prediction(), before)
+
+
+def test_a_case_that_cannot_be_opened_leaves_the_open_one(case, tiny_dataset: Path) -> None:
+    before = case(ONE).predict()
+    segmenter, image = case(ONE), tiny_dataset / "p3_image.nii.gz"
+    for more, error, named in (
+        ({"task": "orn"}, errors.IncompleteCase, "Case case has neither a dose nor a box"),
+        ({"task": "lung", "box": ONE}, errors.ConfigError, "'lung'; name of orn, ce, crn"),
+        ({"task": "orn", "box": ONE + 20}, errors.PromptOutside, "box of case reaches from"),
+        (
+            {"task": "orn", "box": ONE, "record": {"tumor_side": "left"}},
+            errors.RecordError,
+            "case 'case': record field 'tumor_side' is unknown",
+        ),
+        (
+            {"task": "orn", "dose": tiny_dataset / "none.nii.gz"},
+            errors.MissingFile,
+            "none.nii.gz",
+        ),
+    ):
+        with pytest.raises(error, match=named):
+            segmenter.set_case(image, **more)
+    assert same(segmenter.predict(), before)
+
+
+def test_no_case_is_open(run: Path) -> None:
+    segmenter = Segmenter(load_trained(run))
+    for ask in (segmenter.predict, segmenter.undo, lambda: segmenter.click(CENTRE)):
+        with pytest.raises(errors.ConfigError, match="no case is open; call set_case first|undo"):
+            ask()

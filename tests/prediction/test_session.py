@@ -1,0 +1,156 @@
+"""A saved session is had again, or an error says why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtsam_jax import errors
+from rtsam_jax.data.nifti import Volume, read_volume, write_volume
+from rtsam_jax.prediction.segmenter import Click, Prompts, Segmenter
+from rtsam_jax.prediction.session import Source, read_session
+from tests.prediction.random_run import save_random_run
+from tests.tiny import SHAPE, tiny_config
+
+CLICKS = (Click((40.0, 38.0, 42.0), True), Click((36.0, 48.0, 30.0), False))
+
+
+@pytest.fixture
+def place(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """A folder of one patient: image, dose, another tool's mask."""
+    folder = tmp_path / "patient"
+    folder.mkdir()
+    for what in ("image", "dose"):
+        shutil.copy(tiny_dataset / f"p3_{what}.nii.gz", folder)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[15:25, 15:25, 15:25] = 1
+    affine = read_volume(folder / "p3_image.nii.gz").affine
+    write_volume(folder / "other.nii.gz", Volume(mask, affine), np.uint8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(run: Path) -> Segmenter:
+    return Segmenter.from_checkpoint(run)
+
+
+def saved(segmenter: Segmenter, place: Path) -> np.ndarray:
+    """Saves a session with every kind of action; the mask that it led to."""
+    image, dose = place / "p3_image.nii.gz", place / "p3_dose.nii.gz"
+    segmenter.set_case(image, dose, task="orn", record={"age": 47}, name="p3")
+    segmenter.predict(Prompts(CLICKS[:1]))
+    segmenter.predict(Prompts(CLICKS, mask=place / "other.nii.gz"))
+    segmenter.click((44.0, 40.0, 40.0), positive=False)
+    segmenter.undo()
+    prediction = segmenter.click((38.0, 40.0, 46.0))
+    segmenter.save(place / "session.json")
+    return prediction.mask().array
+
+
+def test_another_process_does_again_what_was_done(
+    segmenter: Segmenter, run: Path, place: Path, tmp_path: Path
+) -> None:
+    mask = saved(segmenter, place)
+    content = json.loads((place / "session.json").read_text())
+    assert [entry["action"] for entry in content["actions"]] == [
+        *("begin", "click", "begin", "click", "click", "click", "undo", "click")
+    ]
+    assert content["case"]["record"] == {"age": 47} and content["case"]["task"] == "orn"
+    place.rename(tmp_path / "moved")  # with the files, which lie below it
+    again = Segmenter.from_checkpoint(run)
+    prediction = again.load(tmp_path / "moved" / "session.json")
+    np.testing.assert_array_equal(prediction.mask().array, mask)
+    assert again.opened.name == "p3"
+    assert (again.undo().turn.labels >= 0).sum() == 2
+    again.click((38.0, 40.0, 46.0))
+    again.save(tmp_path / "moved" / "again.json")
+    assert read_session(tmp_path / "moved" / "again.json").actions[8:] == (
+        *read_session(tmp_path / "moved" / "session.json").actions[6:],
+    )
+
+
+def test_a_box_and_no_dose(segmenter: Segmenter, place: Path) -> None:
+    box = np.array([(10, 11, 12), (24, 25, 26)])
+    segmenter.set_case(place / "p3_image.nii.gz", task="orn", box=box)
+    mask = segmenter.click(CLICKS[0].at_mm).mask()
+    segmenter.save(place / "session.json")
+    np.testing.assert_array_equal(segmenter.load(place / "session.json").mask().array, mask.array)
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [("p3_image", "image"), ("p3_dose", "dose"), ("other", "initial mask")],
+)
+def test_a_file_that_has_changed(segmenter: Segmenter, place: Path, file: str, what: str) -> None:
+    saved(segmenter, place)
+    path = place / f"{file}.nii.gz"
+    content = path.read_bytes()
+    volume = read_volume(path)
+    volume.array[0, 0, 0] += 1
+    write_volume(path, volume, np.float32)
+    with pytest.raises(errors.SessionMismatch, match=f"The {what} .* is not what it was"):
+        segmenter.load(place / "session.json")
+    path.unlink()
+    with pytest.raises(errors.MissingFile, match=file):
+        segmenter.load(place / "session.json")
+    path.write_bytes(content)
+    segmenter.load(place / "session.json")
+
+
+def test_another_model_or_another_mask(
+    segmenter: Segmenter, place: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    saved(segmenter, place)
+    other = save_random_run(tmp_path / "other", tiny_config(tiny_dataset), seed=9)
+    with pytest.raises(errors.SessionMismatch, match="was saved with the weights"):
+        Segmenter.from_checkpoint(other).load(place / "session.json")
+    content = json.loads((place / "session.json").read_text())
+    del content["actions"][-1]
+    (place / "session.json").write_text(json.dumps(content))
+    with pytest.raises(errors.SessionMismatch, match="leads to another mask"):
+        segmenter.load(place / "session.json")
+
+
+def test_what_came_as_an_array_cannot_be_named(segmenter: Segmenter, place: Path) -> None:
+    image, dose = (read_volume(place / f"p3_{what}.nii.gz") for what in ("image", "dose"))
+    path = place / "session.json"
+    for given in ((image, dose), (place / "p3_image.nii.gz", dose)):
+        segmenter.set_case(*given, task="orn")
+        with pytest.raises(errors.ConfigError, match="given as an array"):
+            segmenter.save(path)
+    segmenter.set_case(place / "p3_image.nii.gz", place / "p3_dose.nii.gz", task="orn")
+    segmenter.predict(Prompts(mask=read_volume(place / "other.nii.gz")))
+    with pytest.raises(errors.ConfigError, match="given as an array"):
+        segmenter.save(path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"kind": "session", "schema": 9}', '{"kind": "session", "schema": 1}'],
+)
+def test_a_damaged_session(segmenter: Segmenter, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "session.json"
+    with pytest.raises(errors.MissingFile, match="no session"):
+        segmenter.load(path)
+    path.write_text(content)
+    with pytest.raises(errors.UnreadableFile, match="session.json cannot be read"):
+        segmenter.load(path)
+
+
+def test_a_source_that_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(errors.UnreadableFile, match="The dose .* cannot be read"):
+        Source.of(tmp_path, what="dose")
+
+
+def test_an_unknown_action_is_not_passed_over(segmenter: Segmenter, place: Path) -> None:
+    saved(segmenter, place)
+    content = json.loads((place / "session.json").read_text())
+    content["actions"][0]["action"] = "lasso"
+    (place / "session.json").write_text(json.dumps(content))
+    with pytest.raises(errors.UnreadableFile, match="action 'lasso' is unknown"):
+        segmenter.load(place / "session.json")
