@@ -6,10 +6,11 @@ python -m rtsam_jax.predict --checkpoint RUN --image 'in/{case}/ct.nrrd'
     --dose 'in/{case}/dose.nrrd' --record 'in/{case}/record.json' --task all --out DIR
 python -m rtsam_jax.predict --checkpoint RUN --dataset DATASET --split val --out DIR
 
-RUN is a run's folder, or a copy of its model.json and checkpoints/. Masks, probabilities and
-entropy lie on the grid of the image's file, with JSON and a picture beside, in OUT/CASE/TASK/, and
-a table of all in OUT/summary.md. The same command goes on where it was stopped; a case that fails
-is listed, the others are predicted, and the exit status is not 0. See docs/predict.md.
+RUN is a run's folder, or a copy of its model.json, checkpoints/ and calibration.npz. Masks,
+probabilities and entropy lie on the grid of the image's file, with JSON and a picture beside, in
+OUT/CASE/TASK/, and a table of all in OUT/summary.md. The same command goes on where it was stopped;
+a case that fails is listed, the others are predicted, and the exit status is not 0. See
+docs/predict.md.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from rtsam_jax.errors import CasesFailed, ConfigError, run_command
 from rtsam_jax.prediction.cohort import Options, predict_cases
 from rtsam_jax.prediction.confidence import REPEATS
 from rtsam_jax.prediction.inputs import FRAMES
-from rtsam_jax.prediction.requests import requests_of_dataset, requests_of_paths
+from rtsam_jax.prediction.requests import check_options, requests_of_dataset, requests_of_paths
 from rtsam_jax.prediction.segmenter import Segmenter
 from rtsam_jax.report.tables import failure_table
 from rtsam_jax.training.processes import require_alone
@@ -41,10 +42,13 @@ def run(arguments: argparse.Namespace) -> None:
         CasesFailed: some cases could not be predicted; the others are.
         RTSamError: of the checkpoint, of what was asked, or of the only case.
     """
+    check_options(arguments)
     if arguments.repeats < 0:
         raise ConfigError(f"--repeats is {arguments.repeats}, but it must be 0 or above.")
+    if arguments.seed < 0:
+        raise ConfigError(f"--seed is {arguments.seed}, but it must be 0 or above.")
     segmenter = Segmenter.from_checkpoint(
-        arguments.checkpoint, language_model=arguments.language_model
+        arguments.checkpoint, language_model=arguments.language_model or ""
     )
     trained = segmenter.trained
     if arguments.dataset is not None:
@@ -52,8 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         requests, origin = requests_of_paths(arguments, trained), ""
     options = Options(
-        out=arguments.out,
-        modality=arguments.modality,
+        out=Path(arguments.out),
+        modality=arguments.modality or "",
         repeats=arguments.repeats,
         seed=arguments.seed,
         overwrite=arguments.overwrite,
@@ -82,9 +86,9 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = options.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="RUN", help="folder of a trained run")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
-    add("--task", default="", help="a task of the model, or all that suit the image")
+    add("--checkpoint", required=True, metavar="RUN", help="folder of a trained run")
+    add("--out", required=True, metavar="DIR", help="folder of the results")
+    add("--task", help="a task of the model, or all that suit the image")
     add("--image", metavar="PATH", help="NIfTI, NRRD, MHA or MHD; may have {case} in it")
     add("--dose", metavar="PATH", help="registered to the image, on any grid")
     add("--record", nargs="+", default=(), metavar="R", help="a JSON file, or FIELD=VALUE ...")
@@ -93,14 +97,14 @@ def parser() -> argparse.ArgumentParser:
     add("--click-frame", choices=FRAMES, default=FRAMES[0], help="of clicks (%(default)s)")
     add("--box", metavar="X0,...,Z1", help="first and last corner, instead of the dose's box")
     add("--box-frame", choices=FRAMES, default=FRAMES[0], help="of the box (%(default)s)")
-    add("--case", default="", help="name of the case; default: that of the image's file")
-    add("--modality", choices=MODALITIES, default="", help="of the images; default: by values")
-    add("--dataset", type=Path, metavar="DIR", help="predict a dataset's cases instead")
-    add("--split", default="", help="of the dataset; default: all its cases")
-    add("--split-seed", type=int, default=0, help="where the dataset has no splits of its own")
+    add("--case", help="name of the case; default: that of the image's file")
+    add("--modality", choices=MODALITIES, help="of the images; default: by values")
+    add("--dataset", metavar="DIR", help="predict a dataset's cases instead")
+    add("--split", help="of the dataset; default: all its cases")
+    add("--split-seed", type=int, help="where the dataset has no splits of its own (0)")
     add("--repeats", type=int, default=REPEATS, help="augmented, for the confidence (%(default)s)")
     add("--seed", type=int, default=0, help="of the repeats")
-    add("--language-model", default="", help="where the run's language model lies now")
+    add("--language-model", help="where the run's language model lies now")
     add("--overwrite", action="store_true", help="predict again what is there already")
     return options
 

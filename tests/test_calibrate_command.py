@@ -8,19 +8,23 @@ import shutil
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 
 from rtsam_jax import evaluate
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.selection import load_run_data
-from rtsam_jax.errors import ConfigError, IncompleteCase, RTSamError, SplitError
+from rtsam_jax.errors import ConfigError, IncompleteCase, MissingFile, RTSamError, SplitError
 from rtsam_jax.metrics.overlap import dice
-from rtsam_jax.prediction.calibration import Calibration
-from rtsam_jax.prediction.confidence import assess, calibrated
+from rtsam_jax.prediction.calibrating import training_reference
+from rtsam_jax.prediction.calibration import Calibration, Fit, Quality
+from rtsam_jax.prediction.confidence import assess, calibrated, observe
 from rtsam_jax.prediction.distance import FILE
-from rtsam_jax.prediction.segmenter import Segmenter
-from rtsam_jax.training.run import fingerprints, open_run_folder
+from rtsam_jax.prediction.segmenter import Click, Prompts, Segmenter
+from rtsam_jax.prediction.trained import load_trained
+from rtsam_jax.training.model_file import write_calibration
+from rtsam_jax.training.run import fingerprints, open_run_folder, prepare_training
 from tests.prediction.random_run import save_random_run
 from tests.tiny import tiny_config
 
@@ -101,9 +105,10 @@ def test_it_is_tried_on_another_split_where_there_is_one(
     manifest = place / "dataset" / "dataset.json"
     content = manifest.read_text()
     document = json.loads(content)
+    [held_out] = [case for case in document["cases"] if case["id"] == "p3_orn"]
+    document["cases"].append(held_out | {"id": "p5_orn", "patient": "p5"})
     for case in document["cases"]:
-        moved = {"p2": "test", "p3": "val", "p4": "val"}
-        case["split"] = moved.get(case["patient"], case["split"])
+        case["split"] = {"p4": "val", "p5": "val"}.get(case["patient"], case["split"])
     manifest.write_text(json.dumps(document))
     try:
         command(monkeypatch, place / "run", "--split", "val", "--repeats", "0")
@@ -114,7 +119,115 @@ def test_it_is_tried_on_another_split_where_there_is_one(
     kept = json.loads((place / "run" / "model.json").read_text())["calibration"]
     assert list(kept["measured"]) == ["val, cross-fitted", "test, not calibrated on"]
     assert kept["measured"]["test, not calibrated on"]["n"] == 1
-    assert kept["arrays"] is None  # of two training patients none is left to measure by
+    assert (kept["cases"], kept["repeats"]) == (2, 0)
+
+
+def test_what_the_run_was_trained_on_decides_not_todays_splits(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    manifest = place / "dataset" / "dataset.json"
+    content = manifest.read_text()
+    document = json.loads(content)
+    for case in document["cases"]:
+        case["split"] = {"p2": "test"}.get(case["patient"], case["split"])
+    manifest.write_text(json.dumps(document))
+    try:
+        with pytest.raises(ConfigError, match="was trained on other cases than .* now has"):
+            command(monkeypatch, place / "run")
+    finally:
+        manifest.write_text(content)
+    shutil.copytree(place / "run", tmp_path / "copy", ignore=shutil.ignore_patterns("run.json"))
+    with pytest.raises(MissingFile, match=r"run\.json does not exist"):
+        command(monkeypatch, tmp_path / "copy")
+
+
+def test_a_run_on_inner_folds_is_calibrated_on_another_split(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its training cases are those of its folds, not all of the split."""
+    cfg = tiny_config(
+        place / "dataset",
+        out=str(place / "inner"),
+        data__inner_folds=2,
+        data__inner_fold=0,
+        data__tasks=("orn",),
+    )
+    data = load_run_data(cfg)
+    assert len(data.train) == 1
+    with open_run_folder(cfg, fingerprints(data.train, cache_root(cfg))) as run:
+        save_random_run(run, cfg)
+    with pytest.raises(SplitError, match="all of one"):  # p3 alone
+        command(monkeypatch, run, "--split", "test", "--repeats", "0")
+    assert "encoded 1/1 training scans" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="was trained on the split 'train'"):
+        command(monkeypatch, run, "--split", "train")
+
+
+def test_a_training_case_is_at_its_own_place_for_a_model_that_knows_no_region(
+    place: Path,
+) -> None:
+    """The scan is smaller than a crop: what lies beyond it counts in both places or in neither."""
+    cfg = tiny_config(
+        place / "dataset",
+        evaluate=False,
+        prompt__box=False,
+        dose__source="none",
+        data__spacing_mm=5.0,  # the scan is half a crop wide
+    )
+    data = load_run_data(cfg)
+    run = save_random_run(place / "free", cfg)
+    trained = load_trained(run)
+    model = trained.click_model()
+    known = training_reference(trained, model, prepare_training(cfg, data), data.train)
+    assert known is not None
+    segmenter = Segmenter.from_checkpoint(run)
+    files = [str(place / "dataset" / f"p1_{what}.nii.gz") for what in ("image", "dose")]
+    opened = segmenter.set_case(*files, task="ce", name="p1_ce")  # the only one of its task
+    assert max(opened.scan.image.shape) < trained.size
+    prediction = segmenter.predict()
+    seen = observe(
+        trained,
+        segmenter.model,
+        opened,
+        prediction.turn,
+        prediction.probability,
+        empty=False,
+        reference=known,
+        repeats=0,
+    )
+    assert seen.distance == pytest.approx(0, abs=0.1)  # with the region's tokens in one place: 33
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ((), ""),
+        (("click",), "no clicks: what"),
+        (("box", "mask"), "no given box and no initial mask: what"),
+    ],
+)
+def test_a_reason_says_what_the_calibration_had_none_of(
+    place: Path, tmp_path: Path, told: tuple[str, ...], said: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    segmenter = Segmenter.from_checkpoint(run)
+    fit = Fit(1.0, Quality((), (), (), (), 0.0), 0.5)
+    known = Calibration(fit, None, None, None, 2, 1, 0, None)
+    about = {"step": 7, "weights": segmenter.trained.weights}
+    write_calibration(run, about | known.to_dict())
+    segmenter = Segmenter.from_checkpoint(run)
+    folder = place / "dataset"
+    box = np.array([(10, 10, 10), (25, 25, 25)]) if "box" in told else None
+    image, dose = folder / "p3_image.nii.gz", folder / "p3_dose.nii.gz"
+    segmenter.set_case(image, dose, task="orn", box=box, name="p3")
+    mask = read_label(folder / "p3_orn_label.nii.gz") if "mask" in told else None
+    centre = tuple(float(at) for at in segmenter.opened.scan.grid.affine[:3, :3] @ [20, 20, 20])
+    clicks = (Click(centre, True),) if "click" in told else ()
+    prediction = segmenter.predict(Prompts(clicks, mask))
+    found = assess(segmenter.trained, segmenter.model, prediction, repeats=0, mask=mask)
+    assert any("the calibration's cases had " in reason for reason in found.reasons) == bool(said)
+    assert not said or found.reasons[-1].startswith(f"the calibration's cases had {said}")
 
 
 @pytest.mark.parametrize(

@@ -95,12 +95,16 @@ class Dataset:
         raise DatasetSchemaError(f"Dataset {self.name} has no task {name!r}; choose from {known}.")
 
 
-def load_dataset(root: str | Path, *, free_text: bool = False) -> Dataset:
+def load_dataset(
+    root: str | Path, *, free_text: bool = False, parts_later: bool = False
+) -> Dataset:
     """Reads and validates `root/dataset.json`.
 
     Args:
       root: the dataset's folder.
       free_text: whether records may hold free text; see `prompts.record.check_record`.
+      parts_later: whether cases' files may be missing and records may be bad, for a reader who
+        checks those of each case when its turn comes: the records with `check_case_record`.
 
     Raises:
       MissingFile: no `dataset.json`, or a case's file does not exist (named: case and field).
@@ -112,7 +116,7 @@ def load_dataset(root: str | Path, *, free_text: bool = False) -> Dataset:
     path = root / FILE_NAME
     if not path.is_file():
         raise MissingFile(f"There is no {path}; name the folder of a dataset or build one there.")
-    return _parse(root, read_json(path), free_text)
+    return _parse(root, read_json(path), free_text, parts_later)
 
 
 def write_dataset(
@@ -151,8 +155,29 @@ def write_dataset(
     }
     if len(document["tasks"]) != len(tasks):
         raise DatasetSchemaError(f"{root / FILE_NAME}: two tasks have one name; rename one.")
-    _parse(root, document, free_text)
+    _parse(root, document, free_text, parts_later=False)
     write_json(root / FILE_NAME, document)
+
+
+def check_case_record(record: Any, where: str, *, free_text: bool = False) -> dict[str, Scalar]:
+    """A case's record, if it is one.
+
+    Args:
+      where: whose it is, for messages.
+      free_text: see `load_dataset`.
+
+    Raises:
+      DatasetSchemaError: no object, or a value that is no text, finite number or truth value.
+      RecordError: see `prompts.record.check_record`.
+    """
+    if not isinstance(record, dict):
+        fail(where, "record", "an object of texts, numbers and truth values")
+    check_names(record, where)  # first: a list of numbers may be a box
+    for key, value in record.items():
+        if not isinstance(value, str | int | float) or not _finite(value):
+            fail(where, f"record.{key}", "a text, a finite number or a truth value; omit unknowns")
+    check_record(record, where, free_text=free_text)
+    return dict(record)
 
 
 def is_name(text: str) -> bool:
@@ -184,7 +209,7 @@ def _plain(value: Any) -> Any:
     return value.as_posix() if isinstance(value, Path) else value
 
 
-def _parse(root: Path, document: Any, free_text: bool) -> Dataset:
+def _parse(root: Path, document: Any, free_text: bool, parts_later: bool) -> Dataset:
     path = root / FILE_NAME
     if not isinstance(document, dict):
         raise DatasetSchemaError(f"{path} must hold one JSON object; see docs/dataset.md.")
@@ -203,7 +228,8 @@ def _parse(root: Path, document: Any, free_text: bool) -> Dataset:
         raise DatasetSchemaError(f"{path}: field 'cases' must be a list of at least one case.")
     names = tuple(task.name for task in tasks)
     cases = tuple(
-        _parse_case(entry, at, names, path, free_text) for at, entry in enumerate(entries)
+        _parse_case(entry, at, names, path, free_text, parts_later)
+        for at, entry in enumerate(entries)
     )
     _check_ids_and_splits(cases, path)
     return Dataset(
@@ -234,7 +260,9 @@ def _parse_tasks(entries: Any, path: Path) -> tuple[TaskInfo, ...]:
     return tuple(tasks)
 
 
-def _parse_case(entry: Any, at: int, tasks: tuple[str, ...], path: Path, free_text: bool) -> Case:
+def _parse_case(
+    entry: Any, at: int, tasks: tuple[str, ...], path: Path, free_text: bool, parts_later: bool
+) -> Case:
     where = f"{path}: case number {at + 1}"
     if not isinstance(entry, dict):
         raise DatasetSchemaError(f"{where} must be an object; see docs/dataset.md.")
@@ -245,20 +273,21 @@ def _parse_case(entry: Any, at: int, tasks: tuple[str, ...], path: Path, free_te
         if key in entry and not is_name(text_of(entry, key, where)):
             fail(where, key, _NAME_RULE, entry[key])
     files = {
-        key: file_in(entry, key, where, path.parent)
+        key: file_in(entry, key, where, path.parent, there=not parts_later)
         for key in ("image", "dose", "label")
         if key in entry
     }
     value = entry.get("label_value")
     if value is not None and ("label" not in entry or not _is_mark(value)):
         fail(where, "label_value", "a whole number other than 0, beside a label", value)
+    record = entry.get("record", {})
     return Case(
         id=entry["id"],
         patient=text_of(entry, "patient", where),
         task=choice_of(entry, "task", tasks, where),
         label_value=value,
-        structures=_structures(entry.get("structures", {}), where, path.parent),
-        record=_record(entry.get("record", {}), where, free_text),
+        structures=_structures(entry.get("structures", {}), where, path.parent, not parts_later),
+        record=record if parts_later else check_case_record(record, where, free_text=free_text),
         split=entry.get("split"),
         **files,
     )
@@ -280,7 +309,7 @@ def _check_ids_and_splits(cases: tuple[Case, ...], path: Path) -> None:
     check_patients(splits, {case.id: case.patient for case in cases}, str(path))
 
 
-def _structures(entries: Any, where: str, root: Path) -> dict[str, Structure]:
+def _structures(entries: Any, where: str, root: Path, there: bool) -> dict[str, Structure]:
     if not isinstance(entries, dict):
         fail(where, "structures", "an object of a path, or of path and value, for each name")
     found = {}
@@ -295,24 +324,14 @@ def _structures(entries: Any, where: str, root: Path) -> dict[str, Structure]:
         value = parts.get("value")
         if "value" in parts and not _is_mark(value):
             fail(where, f"{key}.value", "a whole number other than 0", value)
-        found[name] = Structure(file_in({key: parts["path"]}, key, where, root), value)
+        place = file_in({key: parts["path"]}, key, where, root, there=there)
+        found[name] = Structure(place, value)
     return found
 
 
 def _is_mark(value: Any) -> bool:
     """Whether a value can mark what is inside in a map of several structures."""
     return type(value) is int and value != 0
-
-
-def _record(record: Any, where: str, free_text: bool) -> dict[str, Scalar]:
-    if not isinstance(record, dict):
-        fail(where, "record", "an object of texts, numbers and truth values")
-    check_names(record, where)  # first: a list of numbers may be a box
-    for key, value in record.items():
-        if not isinstance(value, str | int | float) or not _finite(value):
-            fail(where, f"record.{key}", "a text, a finite number or a truth value; omit unknowns")
-    check_record(record, where, free_text=free_text)
-    return dict(record)
 
 
 def _finite(value: Scalar) -> bool:

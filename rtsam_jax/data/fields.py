@@ -42,12 +42,17 @@ def choice_of(entry: Mapping[str, Any], key: str, allowed: Sequence[str], where:
     return value
 
 
-def file_in(entry: Mapping[str, Any], key: str, where: str, root: Path) -> Path:
+def file_in(
+    entry: Mapping[str, Any], key: str, where: str, root: Path, *, there: bool = True
+) -> Path:
     """The file that a relative path names inside the dataset's folder.
+
+    Args:
+      there: whether it must exist.
 
     Raises:
       DatasetSchemaError: not a path, or one that leaves the folder.
-      MissingFile: there is no such file.
+      MissingFile: there is no such file, though there must be.
     """
     text = text_of(entry, key, where)
     rooted = PurePosixPath(text).is_absolute() or PureWindowsPath(text).anchor
@@ -55,7 +60,7 @@ def file_in(entry: Mapping[str, Any], key: str, where: str, root: Path) -> Path:
     relative = os.path.normpath(text)
     if rooted or "\0" in text or relative == ".." or relative.startswith(f"..{os.sep}"):
         fail(where, key, "a path relative to the dataset's folder that stays inside it")
-    if not (root / relative).is_file():
+    if there and not (root / relative).is_file():
         raise MissingFile(
             f"{where}: field {key!r} names {text}, but there is no such file in {root}; "
             "add the file or mend the path."

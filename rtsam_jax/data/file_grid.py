@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 from numpy.typing import DTypeLike
 
+from rtsam_jax.data.grid import Grid
 from rtsam_jax.data.itk import is_itk, itk_grid
 from rtsam_jax.data.nifti import file_affine, placed, read_header, write_placed
 
@@ -21,7 +22,7 @@ _PLACE = (
 
 
 @dataclass(frozen=True, eq=False)
-class FileGrid:
+class FileGrid(Grid):
     """Where a file's voxels lie, by the indices under which it stores them.
 
     Attributes:
@@ -30,8 +31,6 @@ class FileGrid:
       header: what a NIfTI file says of the same place.
     """
 
-    shape: tuple[int, int, int]
-    affine: np.ndarray
     header: nibabel.Nifti1Header
 
     @property
@@ -43,15 +42,6 @@ class FileGrid:
     def spacing(self) -> np.ndarray:
         """Length of a voxel's edges in mm: (3,) float64."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
-
-    def to_world(self, index: np.ndarray) -> np.ndarray:
-        """Stored indices [..., 3] -> world mm [..., 3]."""
-        return np.asarray(index) @ self.affine[:3, :3].T + self.affine[:3, 3]
-
-    def to_index(self, world: np.ndarray) -> np.ndarray:
-        """World mm [..., 3] -> stored indices [..., 3], not rounded."""
-        offset = np.asarray(world) - self.affine[:3, 3]
-        return np.linalg.solve(self.affine[:3, :3], offset[..., None])[..., 0]
 
     def stored(self, array: np.ndarray) -> np.ndarray:
         """Voxels [X, Y, Z] in the closest RAS+ axes, as readers give them, in the file's order."""

@@ -29,7 +29,7 @@ class Space(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The model grid: [4, 4] float64 affine, voxel index -> world RAS+ mm."""
+    """A voxel grid, the model's mostly: [4, 4] float64 affine, voxel index -> world RAS+ mm."""
 
     shape: tuple[int, int, int]
     affine: np.ndarray

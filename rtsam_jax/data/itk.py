@@ -17,8 +17,16 @@ from rtsam_jax.errors import ExtraMissing, MissingFile, UnreadableFile, VolumeEr
 _READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 _LPS = "left-posterior-superior"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MOST_HEADER_BYTES = 2**20  # of an .mhd, which is a few lines
+_MOST_HEADER_BYTES = 2**20  # of a few lines
+# The line of a header that says where the voxels are.
+_META_VOXELS = re.compile(r"^\s*ElementDataFile\s*=\s*(\S.*?)\s*$", re.MULTILINE)
+_NRRD_VOXELS = re.compile(r"^data ?file:[ \t]+(\S.*?)\s*$", re.MULTILINE | re.IGNORECASE)
 _MEND = "write a valid origin, spacing and direction"
+# MetaImage's names of direction, origin and spacing, with their older synonyms.
+_PLACE = (
+    *(b"TransformMatrix", b"Rotation", b"Orientation"),
+    *(b"Offset", b"Position", b"Origin", b"ElementSpacing", b"ElementSize"),
+)
 
 
 def is_itk(path: Path) -> bool:
@@ -62,13 +70,13 @@ def itk_grid(path: Path, *, what: str = "image") -> tuple[tuple[int, int, int], 
 
 
 def files_behind(path: Path, *, what: str = "image") -> tuple[Path, ...]:
-    """The file itself and, for an `.mhd`, the one that holds its voxels.
+    """The file itself and, where an ITK header names another one for its voxels, that one.
 
     Raises:
-      VolumeError: an `.mhd` whose voxels lie in several files.
-      MissingFile, UnreadableFile: an `.mhd` that is not there or does not say where they lie.
+      VolumeError: a header whose voxels lie in several files.
+      MissingFile, UnreadableFile: a header that is not there, or does not say where they lie.
     """
-    if path.suffix.lower() != ".mhd":
+    if not is_itk(path):
         return (path,)
     try:
         with path.open("rb") as file:
@@ -77,14 +85,21 @@ def files_behind(path: Path, *, what: str = "image") -> tuple[Path, ...]:
         raise _missing(path, what) from cause
     except OSError as cause:
         raise _unreadable(path, what, cause) from cause
-    named = re.search(r"^\s*ElementDataFile\s*=\s*(.+?)\s*$", header, re.MULTILINE)
-    if named is None:
-        raise _unreadable(path, what, ValueError("it has no ElementDataFile"))
-    if named[1].split()[0].upper() == "LIST" or "%" in named[1]:
+    if path.suffix.lower() == ".nrrd":
+        named = _NRRD_VOXELS.search(re.split(r"\r?\n\r?\n", header, maxsplit=1)[0])
+        place, one = named[1] if named else None, ".nrrd"  # else they follow the header
+    else:
+        named = _META_VOXELS.search(header)
+        if named is None:
+            raise _unreadable(path, what, ValueError("it has no ElementDataFile"))
+        place, one = None if named[1].upper() == "LOCAL" else named[1], ".mha"
+    if place is None:
+        return (path,)
+    if place.split()[0].upper() == "LIST" or "%" in place:
         raise VolumeError(
-            f"The {what} {path} spreads its voxels over several files; write it as one .mha file."
+            f"The {what} {path} spreads its voxels over several files; write it as one {one} file."
         )
-    return (path,) if named[1].upper() == "LOCAL" else (path, path.parent / named[1])
+    return path, path.parent / place
 
 
 def _sitk(path: Path, what: str) -> Any:
@@ -130,6 +145,11 @@ def _grid(reader: Any, path: Path, what: str) -> tuple[tuple[int, int, int], np.
             f"The {what} {path} does not name its space by the patient's directions, so left and "
             "right are unknown; convert it again from its source."
         )
+    if _READERS[path.suffix.lower()] == "MetaImageIO" and not _has_place(path):
+        raise VolumeError(
+            f"The {what} {path} has neither a direction nor an origin nor a spacing, so its voxels "
+            "have no place in the patient; convert it again from its source."
+        )
     affine = np.eye(4)
     direction = np.reshape(reader.GetDirection(), (3, 3))
     affine[:3, :3] = direction * np.array(reader.GetSpacing())
@@ -143,6 +163,14 @@ def _nrrd_space(reader: Any) -> str:
     """What ITK has brought the file's world to: LPS from all spaces that are the patient's."""
     key = "NRRD_space"
     return reader.GetMetaData(key) if reader.HasMetaDataKey(key) else ""
+
+
+def _has_place(path: Path) -> bool:
+    """Whether a MetaImage's header, which ITK has read, says anything of where its voxels lie."""
+    with path.open("rb") as file:
+        header, _, _ = file.read(_MOST_HEADER_BYTES).partition(b"ElementDataFile")
+    names = {line.partition(b"=")[0].strip() for line in header.splitlines()}
+    return not names.isdisjoint(_PLACE)
 
 
 def _missing(path: Path, what: str) -> MissingFile:

@@ -14,24 +14,37 @@ from rtsam_jax.errors import DatasetSchemaError
 
 
 def read_json(path: Path) -> Any:
-    """Parses strict JSON: duplicate keys and NaN are `DatasetSchemaError` as well."""
+    """Parses strict JSON; what `strict_json` refuses is a `DatasetSchemaError`."""
+    try:
+        return strict_json(path)
+    except ValueError as cause:
+        raise DatasetSchemaError(f"{path} is not valid JSON ({cause}); mend the file.") from cause
+
+
+def strict_json(path: Path) -> Any:
+    """Parses a JSON file.
+
+    Raises:
+        OSError: the system refuses it.
+        ValueError: undecodable text, no JSON, a field twice in one object, NaN, too deep.
+    """
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise DatasetSchemaError(f"{path} has the field {twice!r} twice in one object.")
+            raise ValueError(f"it has the field {twice!r} twice in one object")
         return result
 
     def no_constant(text: str) -> NoReturn:
-        raise DatasetSchemaError(f"{path} contains {text}, which is not JSON; use a number.")
+        raise ValueError(f"it contains {text} where a number must be")
 
+    text = path.read_text(encoding="utf-8")
     try:
-        text = path.read_text(encoding="utf-8")
         return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constant)
-    except (ValueError, RecursionError) as cause:  # undecodable text and JSON errors alike
-        raise DatasetSchemaError(f"{path} is not valid JSON ({cause}); mend the file.") from cause
+    except RecursionError as cause:
+        raise ValueError("it is nested too deeply") from cause
 
 
 def finite(document: Any) -> Any:

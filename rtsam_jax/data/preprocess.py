@@ -6,6 +6,7 @@ centre, so that at equal spacing it is the image's grid. Everything else is resa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from rtsam_jax.data.nifti import Volume
 from rtsam_jax.errors import IncompleteCase, NonFiniteVoxels, VolumeError
 from rtsam_jax.geometry import HALF, index_map, resample
 from rtsam_jax.prompts.dose import box_corners, dmax, dose_level, roi_on_grid
+from rtsam_jax.prompts.record import Scalar
 
 __all__ = [
     "Grid",
@@ -65,6 +67,11 @@ class PreprocessSpec:
             interpolation=cfg.data.interpolation,
             crop=cfg.data.crop,
         )
+
+    def prescription_gy(self, record: Mapping[str, Scalar]) -> float | None:
+        """A record's prescription where the region depends on it and the record has one."""
+        value = record.get("prescription_gy") if self.threshold == "prescription" else None
+        return None if value is None else float(value)
 
 
 @dataclass(frozen=True, eq=False)

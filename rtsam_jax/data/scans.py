@@ -47,8 +47,7 @@ def scan_source(
     """
     if not dose:
         return ScanSource(case.image, None, modality[case.task], None)
-    value = case.record.get("prescription_gy") if spec.threshold == "prescription" else None
-    prescription = None if value is None else float(value)
+    prescription = spec.prescription_gy(case.record)
     return ScanSource(case.image, case.dose, modality[case.task], prescription)
 
 

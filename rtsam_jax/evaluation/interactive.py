@@ -19,7 +19,7 @@ from rtsam_jax.data.preprocess import Preprocessed, label_to_grid
 from rtsam_jax.evaluation.click_model import Asked, ClickModel, Encoded, Turn
 from rtsam_jax.evaluation.scoring import THRESHOLD
 from rtsam_jax.evaluation.simulated_user import Click, User
-from rtsam_jax.evaluation.tiles import Tiles, resample_window, tile
+from rtsam_jax.evaluation.tiles import Tiles, resample_window, tile, whole_mask
 from rtsam_jax.metrics.case import score_case
 from rtsam_jax.metrics.interactive import Interaction, PlacedClick
 from rtsam_jax.metrics.overlap import dice
@@ -171,9 +171,6 @@ def label_mask(window: Grid, label: Volume) -> Callable[[np.ndarray], np.ndarray
     """A function from a probability on a window of the model grid to a mask on the label's grid."""
 
     def to_label(probability: np.ndarray) -> np.ndarray:
-        place, part = resample_window(probability, window, label)
-        mask = np.zeros(label.shape, bool)
-        mask[place] = part >= THRESHOLD
-        return mask
+        return whole_mask(*resample_window(probability, window, label), label.shape)
 
     return to_label

@@ -12,6 +12,7 @@ from rtsam_jax.data.grid import Grid, Space
 from rtsam_jax.data.neighbourhood import anchor_box
 from rtsam_jax.data.preprocess import Preprocessed, to_native
 from rtsam_jax.errors import PromptOutside
+from rtsam_jax.evaluation.scoring import THRESHOLD
 from rtsam_jax.geometry import index_map
 
 _FRINGE = 1  # voxels around the crops, so that probability falls to 0 within the window
@@ -145,6 +146,13 @@ def resample_window(
     high = np.clip(np.ceil(position.max(0)) + 1, 0, native.shape).astype(int)
     x, y, z = (slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
     return (x, y, z), to_native(probability, window, part_of(native, low, high))
+
+
+def whole_mask(place: Place, part: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """What `resample_window` gives as a mask on all of the other grid: bool, of that shape."""
+    mask = np.zeros(shape, bool)
+    mask[place] = part >= THRESHOLD
+    return mask
 
 
 def _said(voxel: np.ndarray) -> str:

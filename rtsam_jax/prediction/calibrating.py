@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.crops import extract
 from rtsam_jax.data.nifti import Volume, read_label
@@ -20,8 +21,7 @@ from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.data.splits import load_or_make_splits
 from rtsam_jax.errors import ConfigError, IncompleteCase
 from rtsam_jax.evaluation.click_model import ClickModel
-from rtsam_jax.evaluation.scoring import THRESHOLD
-from rtsam_jax.evaluation.tiles import part_of, resample_window
+from rtsam_jax.evaluation.tiles import part_of, resample_window, whole_mask
 from rtsam_jax.geometry import index_map, resample
 from rtsam_jax.metrics.overlap import dice
 from rtsam_jax.prediction.calibration import (
@@ -41,7 +41,7 @@ from rtsam_jax.prompts.text import mirror_prompt
 from rtsam_jax.text.prompt_set import encode_texts
 from rtsam_jax.training.model_file import check_tasks, write_calibration
 from rtsam_jax.training.restored import load_scoring_config
-from rtsam_jax.training.run import prepare_training
+from rtsam_jax.training.run import fingerprints, prepare_training, require_train_cases
 
 _VOXELS = 10_000  # of a case's region, drawn at random, that the temperature is fitted on
 
@@ -62,13 +62,19 @@ def calibrate_run(
 
     Raises:
         IncompleteCase: no case of the split has a label.
-        ConfigError: the run was trained on the split.
+        ConfigError: the run was trained on the split, or on other cases than its dataset now has
+            for training.
+        MissingFile: the folder is a copy without `run.json`, which says what it was trained on.
         SplitError: all of its labelled cases are of one patient.
         RTSamError: of the run, its dataset or a case.
     """
     cfg = load_scoring_config(run, split=split, language_model=language_model)
     data = load_run_data(cfg)
     check_tasks(run, data.tasks)
+    # The run's own, whatever split is calibrated on: with inner folds the two differ.
+    own_cfg = dataclasses.replace(load_scoring_config(run), evaluate=False)
+    data = dataclasses.replace(data, train=load_run_data(own_cfg).train)
+    require_train_cases(run, own_cfg, fingerprints(data.train, cache_root(cfg)))
     trained = load_trained(run, language_model=language_model)
     trained.require_language_model()
     model = trained.click_model()
@@ -102,7 +108,6 @@ def calibrate_run(
         "dataset": data.dataset.name,
         "kind": data.dataset.kind,
         "split": data.held_out_name,
-        "repeats": repeats,
         "measured": results,
     }
     write_calibration(run, about | calibration.to_dict())
@@ -134,7 +139,8 @@ def calibrate(trial: Trial, reference: Reference | None) -> Calibration:
         seen = [case.signals.distance for case in trial.cases if case.signals.distance is not None]
         farthest = max([float(reference.distances[-1]), *seen])
     good = sum(case.good for case in trial.cases)
-    return Calibration(fit, accept, reject, farthest, len(trial.cases), good, arrays=None)
+    repeats = min(case.signals.repeats for case in trial.cases)
+    return Calibration(fit, accept, reject, farthest, len(trial.cases), good, repeats, arrays=None)
 
 
 def training_reference(
@@ -165,7 +171,7 @@ def training_reference(
             rois[kept],
             0,
         )
-        features[scan] = pooled(crops.embedding, rois[kept])
+        features[scan] = pooled(crops.embedding, rois[kept], trained.cfg.dose.source)
         _tell("encoded", len(features), len(set(scans)), "training scans")
     return Reference.fit(
         np.stack([features[scan] for scan in scans]),
@@ -224,8 +230,7 @@ class _Observer:
         )
         probability = opened.probability(opened.first)
         place, part = resample_window(probability, opened.window, truth)
-        mask = np.zeros(truth.shape, bool)
-        mask[place] = part >= THRESHOLD
+        mask = whole_mask(place, part, truth.shape)
         signals = observe(
             self.trained,
             self.model,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from rtsam_jax.data.splits import inner_split
 from rtsam_jax.errors import SplitError, UnreadableFile
@@ -22,7 +22,9 @@ from rtsam_jax.prediction.temperature import Spectrum, Voxels, fit_temperature
 
 GOOD = 0.5  # Dice from which a mask is a success
 RELIABLE = 0.9  # share of the accepted that must be one, and of the rejected that must not
-LEAST_CASES = 5  # beyond a threshold; 90 % of fewer says nothing
+# What that share must exceed by a one-sided Clopper-Pearson bound of this confidence. Of as many
+# levels as there are cases each may pass by luck, so 0.95 would be too little.
+ASSURED, CONFIDENCE = 0.8, 0.99
 FOLDS = 5  # of the patients
 # And what more of each may do to the chance of a success: raise it, or lower it.
 FEATURES = {"expected_dice": 1, "agreement": 1, "distance": -1, "predicted_iou": 1}
@@ -40,6 +42,7 @@ class Signals:
     predicted_iou: float | None  # None: not trained
     distance: float | None  # from the training cases; None: nothing to measure it by
     percentile: float | None  # of that distance among the training cases' own
+    repeats: int  # that the agreement is the mean of
 
     def features(self, temperature: float) -> dict[str, float | None]:
         """What `FEATURES` name."""
@@ -195,18 +198,26 @@ def choose_thresholds(
     """The lowest chance to accept at and the highest to reject at; None where there is none.
 
     Of the cases at or above the first at least 90 % are good, of those at or below the second at
-    least 90 % are not, each side with five cases or more. Rejecting comes first: where both sides
-    would meet, the mask is not accepted.
+    least 90 % are not, and of as many that it is hardly luck: see `is_reliable`. Rejecting comes
+    first: where both sides would meet, the mask is not accepted.
     """
     chance, right = np.array(chances, np.float64), np.array(good, bool)
-
-    def holds(found: np.ndarray) -> bool:
-        return len(found) >= LEAST_CASES and float(found.mean()) >= RELIABLE
-
     levels = np.unique(chance).tolist()
-    reject = max((at for at in levels if holds(~right[chance <= at])), default=None)
+    reject = max((at for at in levels if is_reliable(~right[chance <= at])), default=None)
     above = [at for at in levels if reject is None or at > reject]
-    return min((at for at in above if holds(right[chance >= at])), default=None), reject
+    return min((at for at in above if is_reliable(right[chance >= at])), default=None), reject
+
+
+def is_reliable(right: np.ndarray) -> bool:
+    """Whether cases beyond a threshold, bool [n], speak for it.
+
+    At least 90 % are rightly there, and with 99 % confidence more than 80 % of all such cases
+    would be (Clopper and Pearson, Biometrika 1934); fewer than 21 cases never show that.
+    """
+    count, hits = len(right), int(np.count_nonzero(right))
+    if not hits or hits < RELIABLE * count:
+        return False
+    return float(stats.beta.ppf(1 - CONFIDENCE, hits, count - hits + 1)) > ASSURED
 
 
 @dataclass(frozen=True)
@@ -219,6 +230,7 @@ class Calibration:
     farthest: float | None  # distance beyond which no case was seen
     cases: int
     good: int
+    repeats: int  # augmented, of each case
     arrays: str | None  # SHA-256 of calibration.npz; None: no distances
 
     def to_dict(self) -> dict[str, Any]:
@@ -230,7 +242,7 @@ class Calibration:
         """What `to_dict` made, of a document that may hold more.
 
         Raises:
-            UnreadableFile: a field is lacking, or of another kind.
+            UnreadableFile: a field is lacking, of another kind or beyond its range.
         """
         try:
             own = {field.name: content[field.name] for field in dataclasses.fields(cls)}
@@ -240,9 +252,40 @@ class Calibration:
                 for name, value in fit["quality"].items()
             }
             own["fit"] = Fit(**(fit | {"quality": Quality(**quality)}))
-        except (KeyError, TypeError, AttributeError) as cause:
+            known = cls(**own)
+            known._check()
+        except (KeyError, TypeError, AttributeError, ValueError) as cause:
             raise UnreadableFile(
                 f"the calibration in model.json is damaged or of another version ({cause!r}); "
                 "make it anew with python -m rtsam_jax.evaluate --run RUN --calibrate."
             ) from cause
-        return cls(**own)
+        return known
+
+    def _check(self) -> None:
+        """Raises `ValueError` naming a field that no calibration has such a value in."""
+        quality, chances = self.fit.quality, (self.accept, self.reject, self.fit.empty)
+        columns = (quality.centre, quality.scale, quality.weights)
+        distance = 0.0 if self.farthest is None else self.farthest
+        for name, holds in {
+            "fit.temperature": _is_number(self.fit.temperature) and self.fit.temperature > 0,
+            "fit.quality.intercept": _is_number(quality.intercept),
+            "fit.quality.features": set(quality.features) <= set(FEATURES),
+            "fit.quality": all(len(column) == len(quality.features) for column in columns)
+            and all(_is_number(value) for column in columns for value in column)
+            and all(scale > 0 for scale in quality.scale),
+            "accept, reject or fit.empty": all(
+                chance is None or (_is_number(chance) and 0 <= chance <= 1) for chance in chances
+            )
+            and self.fit.empty is not None,
+            "farthest": _is_number(distance) and distance >= 0,
+            "cases, good or repeats": all(
+                type(count) is int for count in (self.cases, self.good, self.repeats)
+            ),
+            "arrays": isinstance(self.arrays, str | None),
+        }.items():
+            if not holds:
+                raise ValueError(f"{name} has no such value")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and bool(np.isfinite(value))

@@ -14,15 +14,34 @@ import numpy as np
 from rtsam_jax.data.json_file import write_json
 from rtsam_jax.metrics.ranking import AUROC, bootstrap_auroc, risk_coverage
 from rtsam_jax.metrics.reliability import BINS, Reliability
-from rtsam_jax.prediction.calibration import GOOD, LEAST_CASES, RELIABLE, Calibration, Fit, Observed
+from rtsam_jax.prediction.calibration import (
+    ASSURED,
+    CONFIDENCE,
+    GOOD,
+    RELIABLE,
+    Calibration,
+    Fit,
+    Observed,
+)
 from rtsam_jax.prediction.confidence import ACCEPT, REJECT, REVIEW, Confidence, judge
-from rtsam_jax.prediction.temperature import reliability_at
+from rtsam_jax.prediction.temperature import bound, reliability_at
 from rtsam_jax.report.calibration_plots import draw_reliability, draw_risk_coverage
 from rtsam_jax.report.files import written_whole
 from rtsam_jax.report.results_html import KINDS
 from rtsam_jax.report.tables import Cell, Table, render, write_csv
 
 _FEW = 10  # failures, or successes: below, an AUROC is hardly known
+# What a temperature at an end of its range tells.
+_ENDS = {
+    "lowest": (
+        "hardly a voxel is on the wrong side of one half, so nothing says how sure the model may "
+        "be, and calibrated probabilities are nearly 0 or 1"
+    ),
+    "highest": (
+        "the probabilities say nothing of the truth in the high-dose region, and calibrated ones "
+        "are all near one half, so neither they nor the expected Dice tell masks apart"
+    ),
+}
 _FLAGS = (ACCEPT, REVIEW, REJECT)
 _HEADER = (
     *("Cases", "n", "Patients", f"Dice < {GOOD:g}", "Empty", "ECE before", "ECE after"),
@@ -159,6 +178,8 @@ def _notes(
         "Cross-fitted: every case is judged by a fit that saw no case of its patient. Flags are "
         "given as good ones of all; in the cross-fitted row the thresholds have seen the cases.",
     ]
+    if end := bound(fit.temperature):
+        notes.insert(1, f"That temperature is the {end} that is tried: {_ENDS[end]}.")
     for name, of in found.items():
         failed, right = of["n_failed"], of["n"] - of["n_failed"]
         if min(failed, right) < _FEW:
@@ -176,8 +197,8 @@ def _said_of_quality(calibration: Calibration) -> str:
     if not quality.features:
         return (
             f"{calibration.good} of {calibration.cases} cases have Dice of at least {GOOD:g}, so "
-            "that there is nothing to tell apart: the quality is constant, and every mask is to be "
-            "reviewed."
+            "that there is nothing to tell apart: the quality is constant, and every mask that is "
+            "not empty is to be reviewed."
         )
     named = zip(quality.features, quality.weights, strict=True)
     weights = ", ".join(f"{name} {weight:+.2f}" for name, weight in named)
@@ -186,8 +207,9 @@ def _said_of_quality(calibration: Calibration) -> str:
     said += [f"never {side.split()[0]}" for side, at in sides.items() if at is None]
     return (
         f"Quality by logistic regression, weights per standard deviation: {weights}. Masks are "
-        f"{' and '.join(said)}; beyond a threshold lie at least {LEAST_CASES} cases, of which at "
-        f"least {RELIABLE:.0%} are rightly there."
+        f"{' and '.join(said)}; of the cases beyond a threshold at least {RELIABLE:.0%} are "
+        f"rightly there, and with {CONFIDENCE:.0%} confidence more than {ASSURED:.0%} of all such "
+        "cases would be."
     )
 
 

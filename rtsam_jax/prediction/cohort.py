@@ -17,20 +17,35 @@ from rtsam_jax.data.failure import Failure
 from rtsam_jax.data.grid import model_grid
 from rtsam_jax.data.nifti import Volume
 from rtsam_jax.data.prepare import Progress
-from rtsam_jax.errors import ConfigError, NotWritable, OutputExists, RTSamError
+from rtsam_jax.errors import (
+    ConfigError,
+    NotWritable,
+    OutputExists,
+    RTSamError,
+    UnreadableFile,
+)
 from rtsam_jax.evaluation.scoring import THRESHOLD
+from rtsam_jax.prediction.calibration import Calibration
 from rtsam_jax.prediction.confidence import REPEATS, assess, calibrated, entropy
+from rtsam_jax.prediction.distance import Reference
 from rtsam_jax.prediction.document import Result
 from rtsam_jax.prediction.inputs import Inputs, Request, box_on_grid, click_in_world, read_inputs
-from rtsam_jax.prediction.outputs import only_one, read_document, write_result, write_summary
+from rtsam_jax.prediction.outputs import (
+    lacking,
+    only_one,
+    only_own,
+    read_document,
+    write_result,
+    write_summary,
+)
 from rtsam_jax.prediction.predicted import Click, Prompts
-from rtsam_jax.prediction.remarks import guess_modality, remarks
+from rtsam_jax.prediction.remarks import doubted, doubts, guess_modality, remarks
 from rtsam_jax.prediction.segmenter import Segmenter
 from rtsam_jax.prediction.trained import Trained
 from rtsam_jax.training.model_file import TaskEntry
 
 # Part of every key: raise it where the same inputs would give other files.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -68,8 +83,11 @@ def predict_cases(
         NotWritable: the folder refuses, whichever case it was at.
         OutputExists: another command works in the folder, or it holds a case's prediction from
             other files, prompts, weights or options.
+        UnreadableFile: the calibration is damaged.
     """
+    _has_reference(segmenter.trained)  # a damaged calibration is no case's own failure
     failures: list[Failure] = []
+    made: set[tuple[str, str]] = set()
     with only_one(options.out):
         left = [each for each in requests if not _finished(segmenter.trained, each, options)]
         if len(left) < len(requests):
@@ -80,6 +98,8 @@ def predict_cases(
                 try:
                     for result in _results(segmenter, request, options):
                         write_result(options.out, result, segmenter.trained)
+                        made.add((request.case, result.opened.task.name))
+                        del result  # its volumes, before the next one's are made
                 except NotWritable:
                     raise
                 except Exception as cause:
@@ -88,11 +108,13 @@ def predict_cases(
                     failures.append(_failure(request, cause))
                 progress.add(1)
         heading = f"Predictions{f': {options.origin}' if options.origin else ''}"
-        return write_summary(options.out, failures, heading), failures
+        return write_summary(options.out, failures, heading, made), failures
 
 
-def suitable(tasks: Sequence[TaskEntry], image: Volume, modality: str) -> list[TaskEntry]:
-    """The tasks that an image is of the modality of.
+def suitable(
+    tasks: Sequence[TaskEntry], image: Volume, modality: str
+) -> tuple[list[TaskEntry], tuple[str, ...]]:
+    """The tasks that an image is of the modality of, and a warning where that left some out.
 
     Args:
         modality: of the image; "" is told by its values where the tasks have several.
@@ -101,8 +123,8 @@ def suitable(tasks: Sequence[TaskEntry], image: Volume, modality: str) -> list[T
         ConfigError: none of the tasks is.
     """
     if not modality and len({task.modality for task in tasks}) == 1:
-        return [*tasks]
-    modality = modality or guess_modality(image)
+        return [*tasks], ()
+    guessed, modality = not modality, modality or guess_modality(image)
     found = [task for task in tasks if task.modality == modality]
     if not found:
         raise ConfigError(
@@ -110,11 +132,17 @@ def suitable(tasks: Sequence[TaskEntry], image: Volume, modality: str) -> list[T
             f"{', '.join(f'{task.name} is {task.modality}' for task in tasks)}; name a task for "
             f"{modality}, or state the image's modality with --modality."
         )
-    return found
+    if not guessed:
+        return found, ()
+    left_out = ", ".join(task.name for task in tasks if task not in found)
+    return found, (
+        f"The image was taken for {modality}, because its smallest value is "
+        f"{image.array.min():.4g}; tasks left out: {left_out}. State --modality if it is not.",
+    )
 
 
 def _finished(trained: Trained, request: Request, options: Options) -> bool:
-    """Whether all that a request asks for is there.
+    """Whether all that a request asks for is there, each with all its files.
 
     Raises:
         OutputExists: what is there comes of something else, and is not to be renewed.
@@ -128,14 +156,24 @@ def _finished(trained: Trained, request: Request, options: Options) -> bool:
         contents = request.contents()
     except RTSamError:  # said when the case's turn comes, so that it stops no other
         return False
+    whole = True
     for task in present:
-        document = read_document(places[task.name])
-        key = _key(trained, request, contents, task, options)
-        if document is None or document["key"] != key:
+        place = places[task.name]
+        document, without = read_document(place), lacking(place)
+        own = document is not None and document["key"] == _key(
+            trained, request, contents, task, options
+        )
+        if without and only_own(place) and (own or document is None):
+            print(f"{place} lacks {', '.join(without)}: it is predicted again", flush=True)
+            whole = False
+        elif without or not own:
             raise OutputExists(
-                f"{places[task.name]} is there and comes of other files, prompts, weights or "
-                "options; name another folder with --out, or renew it with --overwrite."
+                f"{place} is there and comes of other files, prompts, weights or options, or holds "
+                "more than a prediction; name another folder with --out, or renew it with "
+                "--overwrite."
             )
+    if not whole:
+        return False
     wanted = {options.modality or present[0].modality}
     return all(task in present for task in tasks if task.modality in wanted)
 
@@ -153,9 +191,27 @@ def _key(
         "task": dataclasses.asdict(task),
         "model": [trained.weights, trained.about.language_model, trained.calibration],
         "preprocessing": dataclasses.asdict(trained.spec),
-        "confidence": [options.repeats, options.seed],
+        "confidence": [options.repeats, options.seed, _has_reference(trained)],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _has_reference(trained: Trained) -> bool:
+    """Whether the training cases that distances are measured from are there.
+
+    Raises:
+        UnreadableFile: the calibration that names them is damaged.
+    """
+    if trained.calibration is None:
+        return False
+    arrays = Calibration.from_dict(trained.calibration).arrays
+    if arrays is None:
+        return False
+    try:
+        Reference.read(trained.folder, arrays)
+    except UnreadableFile:  # which the confidence gives as a reason
+        return False
+    return True
 
 
 def _results(segmenter: Segmenter, request: Request, options: Options) -> Iterator[Result]:
@@ -165,15 +221,16 @@ def _results(segmenter: Segmenter, request: Request, options: Options) -> Iterat
     inputs = read_inputs(request, free_text=trained.cfg.prompt.free_text)
     tasks = [trained.task(name) for name in request.tasks]
     opened = False
-    for task in suitable(tasks, inputs.image, options.modality):
-        if options.overwrite or not (options.out / request.case / task.name).exists():
+    chosen, notes = suitable(tasks, inputs.image, options.modality)
+    for task in chosen:
+        if options.overwrite or lacking(options.out / request.case / task.name):
             if opened:
                 segmenter.set_task(task.name)  # its image is encoded already
             else:
                 _open(segmenter, request, inputs, task)
                 opened = True
             key = _key(trained, request, contents, task, options)
-            yield _predict(segmenter, request, inputs, options, key, contents)
+            yield _predict(segmenter, request, inputs, options, key, contents, notes)
 
 
 def _open(segmenter: Segmenter, request: Request, inputs: Inputs, task: TaskEntry) -> None:
@@ -193,6 +250,7 @@ def _predict(
     options: Options,
     key: str,
     contents: Mapping[str, Any],
+    notes: tuple[str, ...],
 ) -> Result:
     trained, name = segmenter.trained, request.case
     clicks = tuple(
@@ -212,6 +270,7 @@ def _predict(
     raw = prediction.native_probability().array
     mask = raw >= np.float32(THRESHOLD)
     probability = calibrated(raw, trained)
+    doubt = doubts(prediction.opened, inputs.image)
     return Result(
         request=request,
         inputs=inputs,
@@ -220,10 +279,14 @@ def _predict(
         mask=mask,
         entropy=entropy(probability),
         clicks=clicks,
-        confidence=confidence,
+        confidence=doubted(confidence, doubt),
+        repeats=options.repeats,
+        seed=options.seed,
         warnings=(
             *segmenter.warnings,
-            *remarks(prediction, inputs.image, empty=not mask.any()),
+            *notes,
+            *doubt,
+            *remarks(prediction, inputs.image, mask, clicks),
         ),
         key=key,
         contents=contents,

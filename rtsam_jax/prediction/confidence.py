@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from rtsam_jax.data.nifti import Volume
 from rtsam_jax.errors import UnreadableFile
 from rtsam_jax.evaluation.click_model import ClickModel, Turn
 from rtsam_jax.evaluation.scoring import THRESHOLD
+from rtsam_jax.evaluation.tiles import resample_window
 from rtsam_jax.prediction.augmented import TextPrompt, agreement
 from rtsam_jax.prediction.calibration import GOOD, RELIABLE, Calibration, Signals
 from rtsam_jax.prediction.distance import Reference, pooled
@@ -20,6 +22,7 @@ from rtsam_jax.prediction.opened import Opened
 from rtsam_jax.prediction.predicted import Prediction
 from rtsam_jax.prediction.temperature import Spectrum, tempered
 from rtsam_jax.prediction.trained import Trained
+from rtsam_jax.prompts.clicks import UNUSED
 from rtsam_jax.prompts.record import Scalar
 from rtsam_jax.prompts.text import mirror, mirror_prompt
 
@@ -38,7 +41,8 @@ class Confidence:
     """What speaks for a mask and against it.
 
     Attributes:
-        mean_probability: calibrated, of the mask; NaN for an empty one.
+        mean_probability: calibrated, of the mask on the original grid (`judge` knows the model's
+            grid alone); NaN for an empty one.
         expected_dice: 2 sum_{mask} p / (|mask| + sum p) of calibrated p; 0 for an empty mask.
         agreement: mean Dice with predictions of the case flipped, turned, scaled and with another
             box; None: not repeated.
@@ -95,20 +99,29 @@ def assess(
             reference = Reference.read(trained.folder, known.arrays)
         except UnreadableFile as cause:
             lost = (str(cause),)
+    _, native = resample_window(prediction.probability, opened.window, opened.native)
+    inside = native[native >= THRESHOLD]
     signals = observe(
         trained,
         model,
         opened,
         prediction.turn,
         prediction.probability,
-        empty=not prediction.mask().array.any(),
+        empty=not inside.size,
         reference=reference,
         repeats=repeats,
         seed=seed,
         record=record,
         mask=None if mask is None else opened.mask_prompt(mask, model.spec.mask_size),
     )
-    return judge(signals, known, lost)
+    found = judge(signals, known, lost)
+    if inside.size:
+        mean = calibrated(inside, trained).mean(dtype=np.float64)
+        found = dataclasses.replace(found, mean_probability=float(mean))
+    if known is None or not (unknown := _not_calibrated_for(prediction, mask)):
+        return found
+    said = f"the calibration's cases had {unknown}: what the flag is worth here was not measured"
+    return dataclasses.replace(found, reasons=(*found.reasons, said))
 
 
 def calibrated(probability: np.ndarray, trained: Trained) -> np.ndarray:
@@ -167,8 +180,7 @@ def observe(
     region = probability[tiles.roi[tiles.place] > 0]
     distance = percentile = None
     if reference is not None:
-        rois = None if trained.cfg.dose.source == "none" else opened.rois
-        feature = pooled(opened.crops.embedding, rois)
+        feature = pooled(opened.crops.embedding, opened.rois, trained.cfg.dose.source)
         distance = reference.distance(feature, opened.task.name)
         percentile = reference.percentile(distance)
     agreed = None
@@ -194,6 +206,7 @@ def observe(
         predicted_iou=_predicted_iou(turn) if trained.cfg.loss.iou_head > 0 else None,
         distance=distance,
         percentile=percentile,
+        repeats=repeats,
     )
 
 
@@ -206,7 +219,8 @@ def judge(signals: Signals, known: Calibration | None, reasons: tuple[str, ...] 
         reasons: to give first.
     """
     temperature = 1.0 if known is None else known.fit.temperature
-    chance = None if known is None else known.fit.chance(signals)
+    fewer = known is not None and _fewer_repeats(signals, known)
+    chance = None if known is None or fewer else known.fit.chance(signals)
     if signals.empty:
         flag, why = _judge_empty(signals, temperature)
     else:
@@ -234,6 +248,11 @@ def judge(signals: Signals, known: Calibration | None, reasons: tuple[str, ...] 
 
 
 def _judge_mask(signals: Signals, known: Calibration, chance: float | None) -> tuple[str, str]:
+    if _fewer_repeats(signals, known):
+        return REVIEW, (
+            f"the calibration was made with {known.repeats} repeats of every prediction, and this "
+            f"has {signals.repeats}, so its quality is not measured; ask for as many with --repeats"
+        )
     if chance is None:
         features = signals.features(known.fit.temperature)
         lacking = [name for name in known.fit.quality.features if features[name] is None]
@@ -261,6 +280,25 @@ def _judge_mask(signals: Signals, known: Calibration, chance: float | None) -> t
         f"{said}; at or above {known.accept:.2f}, {RELIABLE:.0%} or more of the calibration cases "
         "reach it"
     )
+
+
+def _fewer_repeats(signals: Signals, known: Calibration) -> bool:
+    """Whether the agreement is less certain than those that the quality was fitted on.
+
+    An empty mask's quality does not depend on it.
+    """
+    needed = not signals.empty and "agreement" in known.fit.quality.features
+    return needed and signals.repeats < known.repeats
+
+
+def _not_calibrated_for(prediction: Prediction, mask: Volume | None) -> str:
+    """What a prediction was told that no case of a calibration is, as "no clicks and no ..."."""
+    told = {
+        "clicks": bool((prediction.turn.labels != UNUSED).any()),
+        "given box": prediction.opened.boxed,
+        "initial mask": mask is not None,
+    }
+    return " and ".join(f"no {what}" for what, was in told.items() if was)
 
 
 def _judge_empty(signals: Signals, temperature: float) -> tuple[str, list[str]]:

@@ -29,18 +29,19 @@ _LEAST_SHRINKAGE = 0.01
 _TINY = 1e-12  # variance of features that are all alike
 
 
-def pooled(embedding: np.ndarray, rois: np.ndarray | None) -> np.ndarray:
+def pooled(embedding: np.ndarray, rois: np.ndarray, source: str) -> np.ndarray:
     """A case's feature: mean over crops of the mean over the tokens that touch the ROI's box.
 
     Args:
         embedding: `[n, g, g, g, C]`, of its crops.
-        rois: `[n, S, S, S]`; a crop without ROI is left out, unless none has any. None takes every
-            token, for a model that knows no region.
+        rois: `[n, S, S, S]`; a crop without ROI is left out, unless none has any.
+        source: config.dose.source. With "none", for a model that knows no region, every token
+            counts.
 
     Returns:
         float64 `[C]`.
     """
-    if rois is not None:
+    if source != "none":
         features = [
             _mean_inside(tokens, box * len(tokens) // rois.shape[1])
             for tokens, box in zip(embedding, map(box_corners, rois), strict=True)

@@ -46,6 +46,8 @@ class Result:
         mask: bool [X, Y, Z].
         entropy: float32 [X, Y, Z], bits.
         clicks: as they were given to the model.
+        repeats: augmented, that the confidence had.
+        seed: of the repeats.
         warnings: sentences.
         key: digest of all that the result depends on.
         contents: what the key is made of, of the case: see `Request.contents`.
@@ -60,6 +62,8 @@ class Result:
     entropy: np.ndarray
     clicks: tuple[Click, ...]
     confidence: Confidence
+    repeats: int
+    seed: int
     warnings: tuple[str, ...]
     key: str
     contents: Mapping[str, Any]
@@ -75,7 +79,7 @@ class Result:
         if self.mask.any():
             return None
         return (
-            f"no voxel reached {THRESHOLD:g}; the largest probability is "
+            f"no voxel reached {THRESHOLD:g}; the largest probability on the image's grid is "
             f"{self.probability.max():.2g}"
         )
 
@@ -95,7 +99,11 @@ def describe(result: Result, trained: Trained) -> dict[str, Any]:
         "mask": _mask_facts(result),
         "dose": _dose_facts(result, trained),
         "region": region_facts(result.opened, result.inputs.grid, given=bool(result.request.box)),
-        "confidence": dataclasses.asdict(result.confidence),
+        "confidence": {
+            **dataclasses.asdict(result.confidence),
+            "repeats": result.repeats,
+            "seed": result.seed,
+        },
         "prompts": _prompts(result),
         "inputs": _inputs(result),
         "normalised_by": {"mean": scan.mean, "std": scan.std},
@@ -225,11 +233,11 @@ def _place(grid: Grid, low: np.ndarray, high: np.ndarray, image: FileGrid) -> di
 
 
 def _prompts(result: Result) -> dict[str, Any]:
-    grid = result.inputs.grid
+    grid, box = result.inputs.grid, result.request.box
     return {
         "text": result.opened.table is not None,
         "record": dict(result.inputs.record),
-        "box_given": result.request.box is not None,
+        "box": None if box is None else dataclasses.asdict(box),  # as given
         "initial_mask": result.request.mask and str(result.request.mask),
         "clicks": [
             {

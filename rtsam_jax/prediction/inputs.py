@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rtsam_jax.data.cases import check_case_record
 from rtsam_jax.data.file_grid import FileGrid, file_grid
 from rtsam_jax.data.grid import Grid
 from rtsam_jax.data.itk import is_itk, read_itk
@@ -21,7 +22,7 @@ from rtsam_jax.data.json_file import read_json
 from rtsam_jax.data.nifti import Volume, label_of, read_volume
 from rtsam_jax.errors import ConfigError, MissingFile, PromptOutside, RecordError
 from rtsam_jax.prediction.session import Source
-from rtsam_jax.prompts.record import FIELDS, Flag, Number, Scalar, Term, check_names, check_record
+from rtsam_jax.prompts.record import FIELDS, Flag, Number, Scalar, Term, check_names
 
 FRAMES = ("voxel", "world")
 _ROUNDING = 1e-3  # voxels; headers are float32
@@ -102,17 +103,17 @@ def read_inputs(request: Request, *, free_text: bool = False) -> Inputs:
         DatasetSchemaError, RecordError: the record is no JSON, or says what a prompt must not say.
     """
     dose, mask = request.dose, request.mask
-    record, where = request.record or {}, f"case {request.case!r}"
+    record, where = {} if request.record is None else request.record, f"case {request.case!r}"
     if isinstance(record, Path):
         record, where = read_record(record), str(record)
-    check_record(record, where, free_text=free_text)
+    record = check_case_record(record, where, free_text=free_text)
     image = read_any(request.image, what="image")
     return Inputs(
         image=image,
         grid=file_grid(request.image),
         dose=None if dose is None else read_any(dose, what="dose"),
-        mask=None if mask is None else _read_mask(mask),
-        record=dict(record),
+        mask=None if mask is None else read_mask(mask),
+        record=record,
     )
 
 
@@ -121,7 +122,13 @@ def read_any(path: Path, *, what: str) -> Volume:
     return read_itk(path, what=what) if is_itk(path) else read_volume(path, what=what)
 
 
-def _read_mask(path: Path) -> Volume:
+def read_mask(path: Path) -> Volume:
+    """An initial mask from the file of one structure: bool.
+
+    Raises:
+        MissingFile, UnreadableFile, VolumeError, NonFiniteVoxels, ExtraMissing: of a volume.
+        VolumeError: a map of several structures, or a probability.
+    """
     what = "initial mask"
     volume = read_any(path, what=what)
     return label_of(volume, path, what=what, mend="store a mask of one structure")
@@ -169,6 +176,8 @@ def _typed(text: str, kind: object) -> Scalar:
             number = float(text)
         except ValueError:
             return text  # `check_record` says what it must be
+        if not math.isfinite(number):
+            return text
         return int(number) if number.is_integer() else number
     return text
 

@@ -36,6 +36,7 @@ class Opened:
         tiles: its crops.
         crops: what the encoder made of them, with the fixed prompts.
         first: the prediction without clicks or mask.
+        boxed: whether a box was given, in the place of the dose's.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Opened:
     tiles: Tiles
     crops: Encoded
     first: Turn
+    boxed: bool
 
     @property
     def window(self) -> Grid:
@@ -159,6 +161,7 @@ def open_scan(
         IncompleteCase: there is neither dose nor box.
         PromptOutside: the box is not inside the image.
     """
+    boxed = box is not None
     if box is None and scan.roi is None:
         if model.told_box:
             raise IncompleteCase(
@@ -169,4 +172,4 @@ def open_scan(
     tiles = tile(scan, model.spec.image_size, name=name, box=box)
     rows = range(len(tiles))
     crops = model.encode(map(tiles.image, rows), map(tiles.region, rows), text_id, table)
-    return Opened(name, task, scan, native, tiles, crops, model.first(crops))
+    return Opened(name, task, scan, native, tiles, crops, model.first(crops), boxed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from rtsam_jax.data.file_lock import take_lock
 from rtsam_jax.data.json_file import read_json, write_json
 from rtsam_jax.errors import DatasetSchemaError, NotWritable, OutputExists
 from rtsam_jax.geometry import index_map
-from rtsam_jax.prediction.document import Result, box_of, describe
+from rtsam_jax.prediction.confidence import ACCEPT
+from rtsam_jax.prediction.document import SCHEMA_VERSION, Result, box_of, describe
 from rtsam_jax.prediction.remarks import guess_modality
 from rtsam_jax.prediction.trained import Trained
 from rtsam_jax.report.files import written_whole
@@ -31,12 +32,15 @@ from rtsam_jax.report.prediction_picture import draw_prediction
 from rtsam_jax.report.tables import Cell, Table, render, write_csv
 
 DOCUMENT = "prediction.json"
-_LOCK, _PART = ".lock", ".part"
+FILES = ("mask.nii.gz", "probability.nii.gz", "entropy.nii.gz", DOCUMENT, "prediction.png")
+_LOCK, _PART, _OLD = ".lock", ".part", ".old"
 
 
 @contextmanager
 def only_one(out: Path) -> Iterator[None]:
-    """Keeps other commands out of a folder, and removes what a killed one left half written.
+    """Keeps other commands out of a folder, and clears away what a killed one left half done.
+
+    What it was about to replace comes back.
 
     Raises:
         NotWritable: the system refuses to make or to lock it.
@@ -54,18 +58,40 @@ def only_one(out: Path) -> Iterator[None]:
             raise OutputExists(
                 f"{out} is in use by another command; wait for its end, or name another folder."
             )
+        with _writing(out):
+            for old in out.glob(f"[!.]*/.*{_OLD}"):
+                _bring_back(old, old.with_name(old.name[1 : -len(_OLD)]))
         for left in out.glob(f".*{_PART}"):
             shutil.rmtree(left, ignore_errors=True)
         yield
 
 
+def lacking(folder: Path) -> list[str]:
+    """Which files of a prediction a folder does not have; all of them where there is none."""
+    return [name for name in FILES if not os.path.isfile(folder / name)]  # nor if it is refused
+
+
+def only_own(folder: Path) -> bool:
+    """Whether there is nothing but files of a prediction in a folder."""
+    try:
+        return all(name in FILES for name in os.listdir(folder))
+    except OSError:  # a file, or refused
+        return False
+
+
 def read_document(folder: Path) -> dict[str, Any] | None:
-    """The `prediction.json` of a case and task; None where there is none, or a damaged one."""
+    """The `prediction.json` of a case and task; None where there is none that this version wrote.
+
+    It may be damaged, of another schema, or another program's.
+    """
     try:
         document = read_json(folder / DOCUMENT)
     except (OSError, DatasetSchemaError):
         return None
-    return document if isinstance(document, dict) and document.get("key") else None
+    if not isinstance(document, dict):
+        return None
+    ours = (document.get("schema"), document.get("kind")) == (SCHEMA_VERSION, "prediction")
+    return document if ours and document.get("key") else None
 
 
 def write_result(out: Path, result: Result, trained: Trained) -> None:
@@ -86,23 +112,29 @@ def write_result(out: Path, result: Result, trained: Trained) -> None:
             document = describe(result, trained)
             write_json(beside / DOCUMENT, document)
             _draw(result, document, beside / "prediction.png")
-            _put(beside, folder, out / f".{case}.{task}.old{_PART}")
+            _put(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def _put(beside: Path, folder: Path, old: Path) -> None:
+def _put(beside: Path, folder: Path) -> None:
     """Renames a folder to where another may be, which is then removed."""
     folder.parent.mkdir(exist_ok=True)
+    old = folder.with_name(f".{folder.name}{_OLD}")
     if folder.exists():
         os.replace(folder, old)
     try:
         os.replace(beside, folder)
-    except OSError:
-        if old.exists():
-            os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        _bring_back(old, folder)
+
+
+def _bring_back(old: Path, folder: Path) -> None:
+    """Renames a folder back if nothing took its place, and else removes it."""
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        os.replace(old, folder)
 
 
 @contextmanager
@@ -171,18 +203,26 @@ _TITLES = {
 }
 
 
-def write_summary(out: Path, failures: Sequence[Failure], heading: str) -> str:
+def write_summary(
+    out: Path, failures: Sequence[Failure], heading: str, made: Collection[tuple[str, str]] = ()
+) -> str:
     """Writes a table of all predictions in a folder and of the cases that failed; returns it.
 
     Args:
-        failures: of this command; the case may be CASE/TASK.
+        failures: of this command.
         heading: of the Markdown.
+        made: case and task of what this command predicted.
 
     Raises:
         NotWritable: no space, no permission.
     """
+    failed = {failure.case for failure in failures}
     found = [read_document(path.parent) for path in sorted(out.glob(f"[!.]*/[!.]*/{DOCUMENT}"))]
     rows = [_done(document) for document in found if document is not None]
+    rows = [
+        _earlier(row) if row["case"] in failed and (row["case"], row["task"]) not in made else row
+        for row in rows
+    ]
     rows += [_failed(failure) for failure in failures]
     rows.sort(key=lambda row: (str(row["case"]), str(row["task"])))
     table = Table(SUMMARY, tuple(tuple(row.get(name) for name in SUMMARY) for row in rows))
@@ -199,7 +239,12 @@ def write_summary(out: Path, failures: Sequence[Failure], heading: str) -> str:
 
 def _done(document: Mapping[str, Any]) -> dict[str, Cell]:
     mask, dose, confidence = document["mask"], document["dose"] or {}, document["confidence"]
-    remarks = [f"Empty: {mask['empty']}." if mask["empty"] else "", *document["warnings"]]
+    remarks = [f"Empty: {mask['empty']}." if mask["empty"] else ""]
+    reasons: list[str] = []
+    if confidence["flag"] != ACCEPT:
+        reasons = [reason.rstrip(".") for reason in confidence["reasons"]]
+        remarks.append(f"{confidence['flag'].capitalize()}: {'; '.join(reasons)}.")
+    remarks += [said for said in document["warnings"] if said.rstrip(".") not in reasons]
     return {
         "case": document["case"],
         "task": document["task"]["name"],
@@ -216,11 +261,16 @@ def _done(document: Mapping[str, Any]) -> dict[str, Cell]:
     }
 
 
+def _earlier(row: Mapping[str, Cell]) -> dict[str, Cell]:
+    """A prediction of an earlier command whose case failed in this one."""
+    said = "Of an earlier command: in this one the case failed."
+    return {**row, "result": f"earlier {row['result']}", "what": f"{said} {row['what']}".rstrip()}
+
+
 def _failed(failure: Failure) -> dict[str, Cell]:
-    case, _, task = failure.case.partition("/")
     return {
-        "case": case,
-        "task": task or None,
+        "case": failure.case,
+        "task": None,
         "result": "failed",
         "error": failure.code,
         "what": failure.message,

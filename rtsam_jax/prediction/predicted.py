@@ -9,8 +9,7 @@ import numpy as np
 
 from rtsam_jax.data.nifti import Volume
 from rtsam_jax.evaluation.click_model import Turn
-from rtsam_jax.evaluation.scoring import THRESHOLD
-from rtsam_jax.evaluation.tiles import resample_window
+from rtsam_jax.evaluation.tiles import resample_window, whole_mask
 from rtsam_jax.prediction.opened import Opened
 
 VolumeOrFile = Volume | str | Path
@@ -30,8 +29,8 @@ class Prompts:
 
     Attributes:
         clicks: given one after the other, each with what the model made of those before.
-        mask: another tool's, to be refined: a volume whose voxels are marked where not zero, or its
-            file.
+        mask: another tool's, to be refined: the file of one structure, as `predict --mask` takes
+            it, or a volume whose voxels are marked where not zero.
     """
 
     clicks: tuple[Click, ...] = ()
@@ -66,10 +65,8 @@ class Prediction:
     def mask(self) -> Volume:
         """Bool, on the original image's grid: where the probability there is at least one half."""
         native = self.opened.native
-        place, part = resample_window(self.probability, self.opened.window, native)
-        out = np.zeros(native.shape, bool)
-        out[place] = part >= THRESHOLD
-        return Volume(out, native.affine)
+        cut = resample_window(self.probability, self.opened.window, native)
+        return Volume(whole_mask(*cut, native.shape), native.affine)
 
     @property
     def volume_ml(self) -> float:

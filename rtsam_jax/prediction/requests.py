@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rtsam_jax.data.cases import RESERVED, Dataset, is_name, load_dataset
@@ -17,7 +17,30 @@ from rtsam_jax.prompts.record import Scalar
 
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 _ONE_CASE = ("click", "box", "case")
+_OF_ONE_TASK = ("click", "mask")
 _SAID_BY_DATASET = ("image", "dose", "mask", "record", "modality", *_ONE_CASE)
+_OF_DATASET = ("split", "split_seed")
+_TAKEN = ("summary.csv", "summary.md")  # which lie beside the cases' folders
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Looks at each option by itself, whatever is predicted.
+
+    Raises:
+        ConfigError: one is empty, as an unset variable of a shell leaves it, or --out is not one
+            folder.
+    """
+    for name, value in vars(arguments).items():
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and not text.strip() for text in texts):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is empty; give it a value, or leave it out."
+            )
+    if CASE in arguments.out:
+        raise ConfigError(
+            f"--out {arguments.out} has {CASE} in it, but it is one folder for all cases, which "
+            "get folders of their own there; leave it out."
+        )
 
 
 def requests_of_paths(arguments: argparse.Namespace, trained: Trained) -> list[Request]:
@@ -31,6 +54,17 @@ def requests_of_paths(arguments: argparse.Namespace, trained: Trained) -> list[R
         MissingFile: {case} matches nothing.
         RecordError: a field of --record.
     """
+    for name in _OF_DATASET:
+        if getattr(arguments, name) is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is of a --dataset, which is not given; give it, or "
+                "leave the option out."
+            )
+    for name in _OF_ONE_TASK if arguments.task == RESERVED else ():
+        if getattr(arguments, name):
+            raise ConfigError(
+                f"--{name} belongs to one task, but --task is {RESERVED}; name the one it is for."
+            )
     if not arguments.image or not arguments.task:
         known = ", ".join(task.name for task in trained.about.tasks)
         raise ConfigError(
@@ -70,6 +104,7 @@ def _names(arguments: argparse.Namespace, texts: Mapping[str, str | None]) -> di
             raise ConfigError(
                 f"--case {name!r} cannot name a folder; use letters, digits, '.', '_' and '-'."
             )
+        _check_free([name])
         return {"": name}
     for option in _ONE_CASE:
         if getattr(arguments, option):
@@ -80,7 +115,18 @@ def _names(arguments: argparse.Namespace, texts: Mapping[str, str | None]) -> di
     for name in named:
         if not matched(texts[name] or ""):
             raise MissingFile(f"--{name} {texts[name]} matches no file; check it around {CASE}.")
-    return unique_names(matched(arguments.image), "case")
+    names = unique_names(matched(arguments.image), "case")
+    _check_free(names.values())
+    return names
+
+
+def _check_free(names: Iterable[str]) -> None:
+    """Raises `ConfigError` for a case that would be a folder in a table's place."""
+    for name in names:
+        if name.lower() in _TAKEN:
+            raise ConfigError(
+                f"a case cannot be called {name}, as a table in --out is; call it otherwise."
+            )
 
 
 def _path(text: str | None, case: str) -> Path | None:
@@ -93,7 +139,7 @@ def requests_of_dataset(
     """The cases of a dataset or of a split, each for its own task, and where they are from.
 
     Raises:
-        RTSamError: of the dataset; see `load_dataset`.
+        RTSamError: of the dataset as a whole; see `load_dataset`.
         SplitError: the split has no case, or none of the task.
         ConfigError: an option that does not go with a dataset, or the model was not trained for a
             task, or not on such images.
@@ -101,10 +147,16 @@ def requests_of_dataset(
     for name in _SAID_BY_DATASET:
         if getattr(arguments, name):
             raise ConfigError(f"--{name} does not go with --dataset, which says it; leave it out.")
-    dataset = load_dataset(arguments.dataset, free_text=trained.cfg.prompt.free_text)
-    splits = _splits(dataset, arguments.split_seed) if arguments.split else {}
-    chosen = arguments.split or None
-    only = None if arguments.task in ("", RESERVED) else dataset.task(arguments.task).name
+    seed = arguments.split_seed
+    if seed is not None and (seed < 0 or arguments.split is None):
+        raise ConfigError(
+            f"--split-seed is {seed}, but it must be 0 or above, and goes with --split alone."
+        )
+    free_text = trained.cfg.prompt.free_text
+    dataset = load_dataset(arguments.dataset, free_text=free_text, parts_later=True)
+    splits = _splits(dataset, seed or 0) if arguments.split else {}
+    chosen = arguments.split
+    only = None if arguments.task in (None, RESERVED) else dataset.task(arguments.task).name
     cases = [
         case
         for case in dataset.cases
@@ -115,6 +167,7 @@ def requests_of_dataset(
             f"{dataset.root} has no case{f' of task {only}' if only else ''} in the split "
             f"{chosen!r}; its splits are {sorted(set(splits.values()))}."
         )
+    _check_free(case.id for case in cases)
     for name in dict.fromkeys(case.task for case in cases):
         _check_modality(trained, name, dataset.task(name).modality)
     origin = f"{dataset.name} ({dataset.kind} data){f', split {chosen}' if chosen else ''}"
@@ -138,10 +191,10 @@ def _tasks(arguments: argparse.Namespace, trained: Trained) -> tuple[str, ...]:
     return (arguments.task,)
 
 
-def _check_modality(trained: Trained, task: str, modality: str) -> None:
+def _check_modality(trained: Trained, task: str, modality: str | None) -> None:
     """Raises `ConfigError` for a task that the model does not know, or on other images."""
     wanted = trained.task(task).modality
-    if modality not in ("", wanted):
+    if modality not in (None, wanted):
         raise ConfigError(
             f"the model was trained for task {task} on {wanted}, but the images are said to be "
             f"{modality}; name another task, or mend what says so."

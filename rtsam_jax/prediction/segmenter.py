@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ import numpy as np
 from rtsam_jax.data.grid import Grid
 from rtsam_jax.data.nifti import Volume
 from rtsam_jax.data.preprocess import Preprocessed, preprocess
-from rtsam_jax.errors import ConfigError, SessionMismatch
+from rtsam_jax.errors import ConfigError, NotWritable, SessionMismatch
 from rtsam_jax.evaluation.click_model import Turn
-from rtsam_jax.prediction.inputs import read_any
+from rtsam_jax.prediction.inputs import read_any, read_mask
 from rtsam_jax.prediction.opened import Opened, open_scan
 from rtsam_jax.prediction.predicted import NO_PROMPTS, Click, Prediction, Prompts, VolumeOrFile
 from rtsam_jax.prediction.session import (
@@ -28,9 +29,22 @@ from rtsam_jax.prediction.session import (
     read_session,
     write_session,
 )
-from rtsam_jax.prediction.trained import Told, Trained, load_trained
+from rtsam_jax.prediction.trained import Trained, load_trained
 from rtsam_jax.prompts.record import Scalar, check_record
 from rtsam_jax.training.model_file import TaskEntry
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """An open case and what was done with it; every change is another one."""
+
+    opened: Opened
+    source: CaseSource | None  # None: image or dose came as an array
+    record: Mapping[str, Scalar]
+    lost: int  # tokens of the case's text
+    turns: tuple[Turn, ...]  # the first one, and one per click that is not undone
+    actions: tuple[Action, ...] = ()
+    named: bool = True  # whether the initial mask, if there is one, came from a file
 
 
 class Segmenter:
@@ -44,12 +58,7 @@ class Segmenter:
     def __init__(self, trained: Trained):
         self.trained = trained
         self.model = trained.click_model()
-        self._opened: Opened | None = None
-        self._source: CaseSource | None = None  # None: a part of it came as an array
-        self._record: dict[str, Scalar] = {}
-        self._lost = 0  # tokens of the case's text
-        self._turns: list[Turn] = []  # the first one, and one per click that is not undone
-        self._actions: list[Action] = []
+        self._state: _State | None = None
 
     @classmethod
     def from_checkpoint(cls, folder: str | Path, *, language_model: str = "") -> Segmenter:
@@ -69,16 +78,21 @@ class Segmenter:
     @property
     def opened(self) -> Opened:
         """The case that is open; `ConfigError` if none is."""
-        if self._opened is None:
+        return self._open.opened
+
+    @property
+    def _open(self) -> _State:
+        if self._state is None:
             raise ConfigError("no case is open; call set_case first.")
-        return self._opened
+        return self._state
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences on what is not as it should be with the checkpoint or the open case's text."""
-        if not self._lost:
+        if self._state is None or not self._state.lost:
             return self.trained.warnings
-        cut = f"the text is longer than the language model reads and loses {self._lost} tokens."
+        lost = self._state.lost
+        cut = f"the text is longer than the language model reads and loses {lost} tokens."
         return (*self.trained.warnings, cut)
 
     def set_case(
@@ -123,10 +137,10 @@ class Segmenter:
             text_id=told.text_id,
             box=box,
         )
-        corners = None if box is None else np.asarray(box).tolist()
-        self._source = files and CaseSource(name, task, record, *files, corners)
-        self._record = record
-        return self._begin(opened, told)
+        corners = None if box is None else np.asarray(box, np.int64).tolist()
+        source = files and CaseSource(name, task, record, *files, corners)
+        self._state = _State(opened, source, record, told.lost, (opened.first,))
+        return opened
 
     def set_task(self, task: str) -> Opened:
         """Another task on the open case, without prompts; its image is not encoded again.
@@ -134,39 +148,43 @@ class Segmenter:
         Raises:
             ConfigError: the model was not trained for it, or its images are of another modality.
         """
-        entry, opened = self.trained.task(task), self.opened
+        entry, state = self.trained.task(task), self._open
+        opened = state.opened
         if entry.modality != opened.task.modality:
             raise ConfigError(
                 f"the task {task} is on {entry.modality}, but {opened.name} was opened for "
                 f"{opened.task.name} on {opened.task.modality}; open it again with set_case."
             )
-        told = self.trained.tell(task, self.trained.prompt(task, self._record))
-        if self._source is not None:
-            self._source = dataclasses.replace(self._source, task=task)
+        told = self.trained.tell(task, self.trained.prompt(task, state.record))
         ids = np.full_like(opened.crops.text_id, told.text_id)
         crops = opened.crops._replace(text_id=ids, table=told.table)
         first = self.model.first(crops)
-        return self._begin(dataclasses.replace(opened, task=entry, crops=crops, first=first), told)
+        opened = dataclasses.replace(opened, task=entry, crops=crops, first=first)
+        source = state.source and dataclasses.replace(state.source, task=task)
+        self._state = _State(opened, source, state.record, told.lost, (first,))
+        return opened
 
     def predict(self, prompts: Prompts = NO_PROMPTS) -> Prediction:
         """The open case with these prompts and no earlier ones; nothing is encoded.
 
         Raises:
             PromptOutside: a click or the mask lies where the model sees nothing of the image.
-            MissingFile, UnreadableFile, VolumeError: of the mask's file.
+            MissingFile, UnreadableFile, VolumeError: of the mask's file; see
+                `rtsam_jax.prediction.inputs.read_mask`.
         """
-        opened, source = self.opened, None
-        turns = [opened.first]
+        state, source = self._open, None
+        opened, turns = state.opened, [state.opened.first]
         if prompts.mask is not None:
-            mask, source = _read(prompts.mask, "initial mask")
+            mask, source = _initial(prompts.mask)
             logits = opened.mask_prompt(mask, self.model.spec.mask_size)
             turns = [self.model.first(opened.crops, logits)]
         for click in prompts.clicks:
             turns.append(self._after(turns, click))
-        if prompts.mask is not None and source is None:
-            self._source = None
-        self._actions += [Action(BEGIN, mask=source), *map(_logged, prompts.clicks)]
-        self._turns = turns
+        # What was done upon a mask that no file has cannot be done again, and is not needed to.
+        earlier = state.actions if state.named else ()
+        actions = (*earlier, Action(BEGIN, mask=source), *map(_logged, prompts.clicks))
+        named = prompts.mask is None or source is not None
+        self._state = dataclasses.replace(state, turns=tuple(turns), actions=actions, named=named)
         return self._prediction()
 
     def click(self, at_mm: tuple[float, float, float], positive: bool = True) -> Prediction:
@@ -179,17 +197,22 @@ class Segmenter:
         Raises:
             PromptOutside: the model sees nothing of the image there.
         """
-        click = Click(at_mm, positive)
-        self._turns.append(self._after(self._turns, click))
-        self._actions.append(_logged(click))
+        state, click = self._open, Click(at_mm, positive)
+        self._state = dataclasses.replace(
+            state,
+            turns=(*state.turns, self._after(state.turns, click)),
+            actions=(*state.actions, _logged(click)),
+        )
         return self._prediction()
 
     def undo(self) -> Prediction:
         """Takes the last click back; `ConfigError` if there is none."""
-        if len(self._turns) < 2:
+        state = self._open
+        if len(state.turns) < 2:
             raise ConfigError("there is no click to undo; an initial mask stays until predict.")
-        self._turns.pop()
-        self._actions.append(Action(UNDO))
+        self._state = dataclasses.replace(
+            state, turns=state.turns[:-1], actions=(*state.actions, Action(UNDO))
+        )
         return self._prediction()
 
     def save(self, path: str | Path) -> None:
@@ -199,28 +222,45 @@ class Segmenter:
             path: of the JSON file; written whole or not at all.
 
         Raises:
-            ConfigError: no case is open, or a part of it was given as an array.
+            ConfigError: no case is open, or a part of it or of its prompts was given as an array.
+            NotWritable: no space, no permission, no place for a file.
         """
-        mask = self._prediction().mask()
-        if self._source is None:
+        state, path = self._open, Path(path)
+        if state.source is None or not state.named:
             raise ConfigError(
                 "a part of the case was given as an array, which a session file cannot name; open "
                 "image, dose and initial mask from their files to save the session."
             )
-        session = Session(
-            self.trained.weights, self._source, tuple(self._actions), mask_digest(mask)
-        )
-        write_session(Path(path), session)
+        digest = mask_digest(self._prediction().mask())
+        session = Session(self.trained.weights, state.source, state.actions, digest)
+        try:
+            write_session(path, session)
+        except OSError as cause:
+            raise NotWritable(
+                f"The session {path} cannot be written ({cause.strerror}); free space, mend its "
+                "permissions, or name another file."
+            ) from cause
 
     def load(self, path: str | Path) -> Prediction:
         """Opens a saved session's case and does again what was done.
 
+        What is open now stays open if that fails.
+
         Raises:
             MissingFile, UnreadableFile: of the session.
+            RTSamError: of its case and clicks, as `set_case` and `click`.
             SessionMismatch: model or files are not those of the session, or another mask comes of
                 it, as it may on another kind of device or with another version of JAX.
         """
-        session = read_session(Path(path))
+        former = self._state
+        try:
+            return self._load(Path(path))
+        except BaseException:
+            self._state = former
+            raise
+
+    def _load(self, path: Path) -> Prediction:
+        session = read_session(path)
         if session.weights != self.trained.weights:
             raise SessionMismatch(
                 f"The session {path} was saved with the weights {session.weights[:12]}, but "
@@ -260,23 +300,17 @@ class Segmenter:
         volume, image_file = _read(image, "image")
         given, dose_file = (None, None) if dose is None else _read(dose, "dose")
         spec = self.trained.spec
-        prescription = record.get("prescription_gy") if spec.threshold == "prescription" else None
         scan = preprocess(
             volume,
             given,
             task.modality,
             spec,
             name=name,
-            prescription_gy=None if prescription is None else float(prescription),
+            prescription_gy=spec.prescription_gy(record),
         )
         named = image_file and (dose is None or dose_file)
         files = (image_file, dose_file) if image_file and named else None
         return scan, Grid(volume.shape, volume.affine), files
-
-    def _begin(self, opened: Opened, told: Told) -> Opened:
-        self._opened, self._lost = opened, told.lost
-        self._turns, self._actions = [opened.first], []
-        return opened
 
     def _again(self, action: Action) -> None:
         if action.action == UNDO:
@@ -298,8 +332,8 @@ class Segmenter:
         return turn.updated(rows, self.model.answer(opened.crops.rows(rows), asked))
 
     def _prediction(self) -> Prediction:
-        opened = self.opened
-        return Prediction(opened, self._turns[-1], opened.probability(self._turns[-1]))
+        opened, turn = self._open.opened, self._open.turns[-1]
+        return Prediction(opened, turn, opened.probability(turn))
 
 
 def _read(place: VolumeOrFile, what: str) -> tuple[Volume, Source | None]:
@@ -308,6 +342,13 @@ def _read(place: VolumeOrFile, what: str) -> tuple[Volume, Source | None]:
         return place, None
     path = Path(place)
     return read_any(path, what=what), Source.of(path, what=what)
+
+
+def _initial(mask: VolumeOrFile) -> tuple[Volume, Source | None]:
+    """An initial mask, and its file if it is given as one."""
+    if isinstance(mask, Volume):
+        return mask, None
+    return read_mask(Path(mask)), Source.of(Path(mask), what="initial mask")
 
 
 def _logged(click: Click) -> Action:

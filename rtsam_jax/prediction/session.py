@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rtsam_jax.data.itk import files_behind
-from rtsam_jax.data.json_file import write_json
+from rtsam_jax.data.json_file import strict_json, write_json
 from rtsam_jax.data.nifti import Volume
 from rtsam_jax.errors import MissingFile, SessionMismatch, UnreadableFile
 from rtsam_jax.prompts.record import Scalar
@@ -77,7 +76,7 @@ class CaseSource:
     record: Mapping[str, Scalar]
     image: Source
     dose: Source | None
-    box: Sequence[Sequence[int]] | None  # (2, 3), voxels of the model grid
+    box: Sequence[Sequence[int]] | None  # (2, 3), inclusive voxels of the model grid
 
 
 @dataclass(frozen=True)
@@ -126,43 +125,63 @@ def read_session(path: Path) -> Session:
 
     Raises:
         MissingFile: no such file.
-        UnreadableFile: it is damaged, or of another schema.
+        UnreadableFile: it is damaged, of another schema, no file, or refused by the system.
     """
     root = path.absolute().parent
 
     def source(stored: Mapping[str, str]) -> Source:
-        return Source(root / stored["path"], stored["sha256"])
+        return Source(root / stored["path"], _the(str, stored, "sha256"))
 
     def action(entry: Mapping[str, Any]) -> Action:
         if entry["action"] == CLICK:
             x, y, z = map(float, entry["at_mm"])
-            return Action(CLICK, (x, y, z), bool(entry["positive"]))
+            return Action(CLICK, (x, y, z), _the(bool, entry, "positive"))
         if entry["action"] not in (BEGIN, UNDO):
             raise ValueError(f"its action {entry['action']!r} is unknown")
         return Action(entry["action"], mask=source(entry["mask"]) if "mask" in entry else None)
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json(path)
         if (content["kind"], content["schema"]) != ("session", SCHEMA_VERSION):
             raise ValueError(f"it is no session of schema {SCHEMA_VERSION}")
         case = content["case"]
         return Session(
-            weights=content["weights"],
+            weights=_the(str, content, "weights"),
             case=CaseSource(
-                name=case["name"],
-                task=case["task"],
-                record=case["record"],
+                name=_the(str, case, "name"),
+                task=_the(str, case, "task"),
+                record=_the(dict, case, "record"),
                 image=source(case["image"]),
                 dose=source(case["dose"]) if "dose" in case else None,
-                box=case.get("box"),
+                box=_box(case["box"]) if "box" in case else None,
             ),
             actions=tuple(map(action, content["actions"])),
-            mask_sha256=content["mask_sha256"],
+            mask_sha256=_the(str, content, "mask_sha256"),
         )
     except FileNotFoundError as cause:
         raise MissingFile(f"There is no session {path}; check the path.") from cause
-    except (ValueError, KeyError, TypeError, AttributeError) as cause:
-        reason = f"it lacks {cause}" if isinstance(cause, KeyError) else cause
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
         raise UnreadableFile(
-            f"The session {path} cannot be read ({reason}); save it again, or begin a new one."
+            f"The session {path} cannot be read ({_reason(cause)}); save it again, or begin a new "
+            "one."
         ) from cause
+
+
+def _reason(cause: Exception) -> str:
+    if isinstance(cause, OSError):
+        return cause.strerror or str(cause)
+    return f"it lacks {cause}" if isinstance(cause, KeyError) else str(cause)
+
+
+def _the(kind: type, stored: Mapping[str, Any], name: str) -> Any:
+    value = stored[name]
+    if not isinstance(value, kind):
+        raise ValueError(f"its {name} is no {kind.__name__}")
+    return value
+
+
+def _box(stored: Any) -> list[list[int]]:
+    box = np.array(stored)
+    if box.shape != (2, 3) or box.dtype.kind != "i":
+        raise ValueError("its box is not two corners of three whole numbers")
+    return box.tolist()

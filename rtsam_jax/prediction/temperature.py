@@ -16,8 +16,12 @@ from scipy import optimize, special
 from rtsam_jax.metrics.reliability import Reliability, reliability
 
 _RANGE = (0.05, 20.0)  # of temperatures; a fit that ends there says that no finite one is best
-_EDGE = 20.0  # logits beyond it count as it: probabilities of 2e-9 and 1 - 2e-9
+# Logits that float32 probabilities have: -103.3 of the least that is not 0, 16.6 of the largest
+# below 1. What is rounded to 1 counts as the second: near enough to be its neighbour.
+_LEAST, _SATURATED = -104, 20
 _STEPS = 64  # bins of the spectrum per unit of the logit
+_NEGATIVE = -_LEAST * _STEPS  # bins below one half
+_BINS = _NEGATIVE + _SATURATED * _STEPS
 _AT_ONCE = 2**22  # voxels that are float64 at a time
 _BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 
@@ -25,7 +29,7 @@ _BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 class Voxels(NamedTuple):
     """Voxels of one case's high-dose region, on its label's grid."""
 
-    logits: np.ndarray  # float32 [n], of the blended probability, within the edge
+    logits: np.ndarray  # float32 [n], of the blended probability; finite
     truth: np.ndarray  # bool [n]
 
     @classmethod
@@ -38,7 +42,7 @@ def fit_temperature(cases: Sequence[Voxels]) -> float:
     """The T of the least mean negative log-likelihood of sigmoid(logit / T).
 
     Every case has the same weight, however many voxels it has; 1 where no case has any. The
-    likelihood is concave in 1 / T, so there is one best.
+    likelihood is concave in 1 / T, so there is one best, or none within `_RANGE`: see `bound`.
     """
     logits, truth, weight = _pooled(cases)
     if not len(logits):
@@ -54,10 +58,23 @@ def fit_temperature(cases: Sequence[Voxels]) -> float:
     return float(np.exp(found.x))
 
 
+def bound(temperature: float) -> str:
+    """At which end of its range a fit ended, "lowest" or "highest"; "" where at neither."""
+    for name, end in zip(("lowest", "highest"), _RANGE, strict=True):
+        if np.isclose(temperature, end, rtol=1e-3):
+            return name
+    return ""
+
+
 def tempered(probability: np.ndarray, temperature: float) -> np.ndarray:
-    """sigmoid(logit(p) / T): float32, of the same shape; 0 and 1 stay, and so does every mask."""
+    """sigmoid(logit(p) / T): float32, of the same shape; no mask changes.
+
+    A probability that float32 rounded to 1 has the logit that the fit takes it for; 0, which is
+    what lies outside the crops, stays 0.
+    """
     probability = np.asarray(probability, np.float32)
     out = np.asarray(special.logit(probability))
+    np.minimum(out, np.float32(_SATURATED), out=out)
     out /= np.float32(temperature)
     special.expit(out, out=out)
     foreground = probability >= 0.5
@@ -92,7 +109,7 @@ def _pooled(cases: Sequence[Voxels]) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _logits(probability: np.ndarray) -> np.ndarray:
-    return np.clip(special.logit(np.asarray(probability, np.float64)), -_EDGE, _EDGE)
+    return np.clip(special.logit(np.asarray(probability, np.float64)), _LEAST, _SATURATED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,18 +125,17 @@ class Spectrum:
     @classmethod
     def of(cls, probability: np.ndarray) -> Spectrum:
         """Takes a probability volume; voxels of exactly 0, which no crop reached, do not count."""
-        half = int(_EDGE * _STEPS)
-        counts = np.zeros(2 * half, np.int64)
+        counts = np.zeros(_BINS, np.int64)
         flat = probability.ravel()
         for part in np.array_split(flat, 1 + flat.size // _AT_ONCE):
-            steps = np.floor(_logits(part[part > 0]) * _STEPS).astype(np.int64) + half
-            counts += np.bincount(np.minimum(steps, 2 * half - 1), minlength=2 * half)
+            steps = np.floor(_logits(part[part > 0]) * _STEPS).astype(np.int64) + _NEGATIVE
+            counts += np.bincount(np.minimum(steps, _BINS - 1), minlength=_BINS)
         return cls(counts)
 
     @property
     def foreground(self) -> int:
         """Voxels of one half or more."""
-        return int(self.counts[len(self.counts) // 2 :].sum())
+        return int(self.counts[_NEGATIVE:].sum())
 
     def mean_probability(self, temperature: float) -> float:
         """Of the foreground; NaN where there is none."""
@@ -137,7 +153,6 @@ class Spectrum:
 
     def _sums(self, temperature: float) -> tuple[float, float]:
         """Sum of p over the foreground, and over all voxels."""
-        half = len(self.counts) // 2
-        centres = (np.arange(-half, half) + 0.5) / _STEPS
+        centres = (np.arange(_BINS) - _NEGATIVE + 0.5) / _STEPS
         mass = self.counts * special.expit(centres / temperature)
-        return float(mass[half:].sum()), float(mass.sum())
+        return float(mass[_NEGATIVE:].sum()), float(mass.sum())

@@ -14,7 +14,7 @@ from flax import nnx
 
 from rtsam_jax.config import ExperimentConfig, MeshConfig
 from rtsam_jax.data.preprocess import PreprocessSpec
-from rtsam_jax.errors import CheckpointError, ConfigError, MissingFile
+from rtsam_jax.errors import CheckpointError, CheckpointIncomplete, ConfigError, MissingFile
 from rtsam_jax.evaluation.click_model import ClickModel
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.models.sam3d import SAM3D
@@ -84,7 +84,9 @@ class Trained:
             if task.name == name:
                 return task
         known = ", ".join(task.name for task in self.about.tasks)
-        raise ConfigError(f"{self.folder} was not trained for the task {name!r}; name of {known}.")
+        raise ConfigError(
+            f"{self.folder} was not trained for the task {name!r}; name one of {known}."
+        )
 
     def prompt(self, task: str, record: Mapping[str, Scalar]) -> Text:
         """The sentences that a case is told, as `rtsam_jax.prompts.text` writes them.
@@ -159,8 +161,8 @@ def load_trained(folder: str | Path, *, language_model: str = "") -> Trained:
 
     Raises:
         MissingFile, UnreadableFile, CheckpointError, PresetMismatch: of `model.json`; see
-            `read_model_file`.
-        CheckpointIncomplete: there is no finished checkpoint, or it is not of this model.
+            `read_model_file`; the checkpoint is of another model than it.
+        CheckpointIncomplete: there is no finished checkpoint, or it is damaged.
     """
     folder = Path(folder)
     about = read_model_file(folder)
@@ -170,6 +172,7 @@ def load_trained(folder: str | Path, *, language_model: str = "") -> Trained:
     mesh = make_mesh(MeshConfig(data=1), 1)
     graphdef, params = abstract_model(cfg, len(about.tasks), mesh, text_width=about.text_width)
     step = restore_params(folder, params)
+    _require_finite(folder, step, params)
     weights = weights_digest(params)
     calibration, warnings = about.calibration, []
     if calibration is not None and calibration.get("weights") != weights:
@@ -181,6 +184,16 @@ def load_trained(folder: str | Path, *, language_model: str = "") -> Trained:
     return Trained(
         folder, about, cfg, graphdef, params, step, weights, calibration, tuple(warnings)
     )
+
+
+def _require_finite(folder: Path, step: int, params: nnx.State) -> None:
+    """Raises `CheckpointIncomplete` where a parameter is NaN or infinite: all masks would be."""
+    for name, leaf in sorted(flatten(nnx.to_pure_dict(params)).items()):
+        if not np.isfinite(jax.device_get(leaf)).all():
+            raise CheckpointIncomplete(
+                f"checkpoint {step} in {folder} is damaged: {name} holds values that are NaN or "
+                "infinite; bring it back from a copy."
+            )
 
 
 def weights_digest(params: nnx.State) -> str:

@@ -18,7 +18,7 @@ from jax.experimental.multihost_utils import process_allgather
 from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint._src.futures.synchronization import OperationIdGenerator
 
-from rtsam_jax.errors import CheckpointIncomplete
+from rtsam_jax.errors import CheckpointIncomplete, PresetMismatch
 from rtsam_jax.training.state import Built, TrainState
 from rtsam_jax.weights import ReadFailed, flatten, nest, read_quietly
 
@@ -110,8 +110,8 @@ def restore_params(run: str | Path, params: nnx.State) -> int:
         The checkpoint's step.
 
     Raises:
-        CheckpointIncomplete: there is no finished checkpoint, it lacks a parameter, or a step's
-            folder is damaged.
+        CheckpointIncomplete: there is no finished checkpoint, or a step's folder is damaged.
+        PresetMismatch: it holds other parameters than these, or of other shapes.
     """
     folder = _folder(run)
     if not folder.is_dir():
@@ -121,6 +121,7 @@ def restore_params(run: str | Path, params: nnx.State) -> int:
         if reader.latest is None:
             raise _no_checkpoint(folder)
         step = reader.latest.step
+        _require_same_shapes(reader, folder, step, flat)
         _fill(params, _load(reader, folder, step, {"params": flat})["params"])
     return step
 
@@ -185,6 +186,23 @@ def _has_loss(step: Path) -> bool:
     except OSError:  # not there: a step without metrics is never the best, but may be the latest
         return True
     return True
+
+
+def _require_same_shapes(orbax: Any, folder: Path, step: int, flat: dict[str, Any]) -> None:
+    """Tells a whole checkpoint of another model from a damaged one, which `_load` is to find."""
+    try:
+        stored = read_quietly(lambda: orbax.checkpointables_metadata(step).metadata["params"])
+        found = {name: tuple(leaf.shape) for name, leaf in stored.items()}
+    except (ReadFailed, AttributeError, TypeError):
+        return
+    wanted = {name: tuple(leaf.shape) for name, leaf in flat.items()}
+    if found != wanted:
+        apart = min(name for name, _ in found.items() ^ wanted.items())
+        raise PresetMismatch(
+            f"checkpoint {folder / str(step)} is of another model than model.json beside "
+            f"{folder.name} ({apart} is of shape {found.get(apart, 'none')}, not "
+            f"{wanted.get(apart, 'none')}): they are of different runs; copy both from one."
+        )
 
 
 def _load(orbax: Any, folder: Path, step: int, like: dict[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,14 @@ Schema 1, of earlier versions, has names alone: enough to go on with a run and t
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.json_file import write_json
+from rtsam_jax.data.cases import MODALITIES, is_name
+from rtsam_jax.data.json_file import strict_json, write_json
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.errors import (
     CheckpointError,
@@ -94,7 +94,8 @@ def write_model_file(
     path = Path(run) / MODEL_FILE
     calibration = None
     if path.is_file() and has_steps(Path(run)):
-        calibration = _read(path).get("calibration")
+        stored = _read(path).get("calibration")
+        calibration = stored if isinstance(stored, dict) else None
     tasks = [
         TaskEntry(task.name, task.modality, task.title, sentences[task.name])
         for task in map(data.dataset.task, data.tasks)
@@ -148,13 +149,15 @@ def read_model_file(folder: str | Path) -> ModelFile:
                 f"{path} is about a model of preset {preset!r}, which this version does not have; "
                 "use the version of rtsam_jax that wrote it."
             )
-        return ModelFile(
+        about = ModelFile(
             config=_config(document),
             tasks=tuple(TaskEntry(**entry) for entry in document["tasks"]),
             text_width=document["text_width"],
             language_model=document["language_model"],
             calibration=document["calibration"],
         )
+        _check_values(about)
+        return about
     except (ConfigError, KeyError, TypeError, AttributeError) as cause:
         reason = f"it lacks {cause}" if isinstance(cause, KeyError) else str(cause).rstrip(".")
         raise _damaged(path, reason) from cause
@@ -197,6 +200,30 @@ def _config(document: Mapping[str, Any]) -> ExperimentConfig:
     return cfg
 
 
+def _check_values(about: ModelFile) -> None:
+    """Raises `ConfigError` for a field of another kind than `write_model_file` writes."""
+    if not about.tasks:
+        raise ConfigError("tasks is empty")
+    for task in about.tasks:
+        texts = dataclasses.astuple(task)
+        if not all(isinstance(text, str) for text in texts) or not is_name(task.name):
+            raise ConfigError(f"the task {task.name!r} has a field that is no text, or no name")
+        if task.modality not in MODALITIES:
+            raise ConfigError(f"the task {task.name!r} is on {task.modality!r}, not on CT or MR")
+    if type(about.text_width) is not int or about.text_width < 0:
+        raise ConfigError(f"text_width is {about.text_width!r}, not a count of channels")
+    digest, told = about.language_model, about.config.prompt.task == "text"
+    if not isinstance(digest, str | None):
+        raise ConfigError("language_model is no digest")
+    if told != (about.text_width > 0) or told != (digest is not None):
+        raise ConfigError(
+            f"prompt.task is {about.config.prompt.task!r}, but text_width is {about.text_width} "
+            f"and language_model {(digest or 'null')[:12]}"
+        )
+    if not isinstance(about.calibration, dict | None):
+        raise ConfigError("calibration is no object")
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The document, of any schema that this version reads."""
     if not path.is_file():
@@ -204,7 +231,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} does not exist; give the folder of a run made by rtsam_jax.train."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json(path)
     except ValueError as cause:
         raise _damaged(path, str(cause)) from cause
     if not isinstance(content, dict) or content.get("schema") not in (1, SCHEMA_VERSION):
@@ -221,5 +248,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, reason: str) -> UnreadableFile:
     return UnreadableFile(
-        f"{path} is damaged ({reason}); start the run again from its config to renew it."
+        f"{path} is damaged ({reason}); bring it back from a copy, or start the run again from its "
+        "config to renew it."
     )

@@ -32,6 +32,7 @@ from rtsam_jax.data.selection import RunData
 from rtsam_jax.data.user_cache import user_cache
 from rtsam_jax.errors import (
     CasesFailed,
+    ConfigError,
     MissingFile,
     NotWritable,
     OutputExists,
@@ -171,6 +172,25 @@ def require_same_run(run: Path, cfg: ExperimentConfig, train_cases: Sequence[str
     """
     if (run / RECORD).exists() and has_steps(run):
         _require_same(run, read_record(run), cfg, _digest(train_cases))
+
+
+def require_train_cases(run: Path, cfg: ExperimentConfig, train_cases: Sequence[str]) -> None:
+    """Raises where a run was trained on other cases than its dataset has now.
+
+    Args:
+        train_cases: `fingerprints` of the training cases that the dataset has now, in their order.
+
+    Raises:
+        ConfigError: it was.
+        MissingFile, UnreadableFile: the folder has no `run.json`; it is damaged.
+    """
+    digest = _digest(train_cases)
+    if read_record(run).get("train_cases", digest) != digest:  # earlier versions lack it
+        raise ConfigError(
+            f"{run} was trained on other cases than {cfg.data.dataset} now has for training, or on "
+            "other files of theirs, so that others may be among those to judge it by; bring cases, "
+            "splits and files back as they were."
+        )
 
 
 def _digest(train_cases: Sequence[str]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from rtsam_jax.data.json_file import write_json
+from rtsam_jax.data.json_file import strict_json, write_json
 
 _FILE = "time.json"
 
@@ -17,7 +16,7 @@ def training_seconds(run: Path) -> float | None:
     its `time.json` is damaged, which costs nothing but this number.
     """
     try:
-        return float(json.loads((run / _FILE).read_text(encoding="utf-8"))["seconds"])
+        return float(strict_json(run / _FILE)["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -55,11 +55,13 @@ DATASETS: dict[str, BadInput] = {
     ),
     "a number that JSON does not have": _schema(
         d.with_text('{"schema": NaN}'),
-        "{root}/dataset.json contains NaN, which is not JSON; use a number.",
+        "{root}/dataset.json is not valid JSON (it contains NaN where a number must be); "
+        "mend the file.",
     ),
     "a field given twice": _schema(
         d.with_text('{"schema": 1, "schema": 1}'),
-        "{root}/dataset.json has the field 'schema' twice in one object.",
+        "{root}/dataset.json is not valid JSON (it has the field 'schema' twice in one object); "
+        "mend the file.",
     ),
     "a list in place of the object": _schema(
         d.with_text("[]"),

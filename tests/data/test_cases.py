@@ -72,6 +72,25 @@ def test_structures_are_written_and_read_back(tmp_path: Path) -> None:
     assert len(first.files) == 3  # training depends on none of them
 
 
+def test_files_and_records_may_be_left_to_who_reads_them(tmp_path: Path) -> None:
+    structures = {"cord": {"path": "label/1.nii.gz", "value": 2}}
+    write(tmp_path, [a_case(1, structures=structures), a_case(2)])
+    path = tmp_path / "dataset.json"
+    document = json.loads(path.read_text())
+    document["cases"][1]["record"] = {"age": 200}
+    path.write_text(json.dumps(document))
+    for part in ("ct", "dose", "label"):
+        shutil.rmtree(tmp_path / part)
+    with pytest.raises(MissingFile):
+        load_dataset(tmp_path)
+    first, second = load_dataset(tmp_path, parts_later=True).cases
+    assert first.image == tmp_path / "ct/1.nii.gz" and second.record == {"age": 200}
+    document["cases"][0]["image"] = "../ct.nii.gz"
+    path.write_text(json.dumps(document))
+    with pytest.raises(DatasetSchemaError, match="stays inside"):
+        load_dataset(tmp_path, parts_later=True)
+
+
 def test_the_documented_example_loads(tmp_path: Path) -> None:
     match = re.search(r"## Complete example\s+```json\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert match

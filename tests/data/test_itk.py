@@ -103,9 +103,17 @@ BAD: dict[str, tuple[Callable[[Path], Path], type[RTSamError], str]] = {
     "many files": (
         lambda f: _changed(f, "x.mhd", b"x.raw", b"slice%03d.raw 1 5 1"), VolumeError, "one .mha"
     ),
+    "many files of a nrrd": (
+        lambda f: _changed(_apart(f), "x.nrrd", b"x.raw", b"LIST\nx.raw"), VolumeError, "one .nrrd"
+    ),
+    "numbered files of a nrrd": (
+        lambda f: _changed(_apart(f), "x.nrrd", b"x.raw", b"x%02d.raw 1 5 1"), VolumeError,
+        "one .nrrd",
+    ),
     "voxels gone": (
         lambda f: _changed(f, "x.mhd", b"x.raw", b"y.raw"), UnreadableFile, "read as MHD"
     ),
+    "no place": (lambda f: _placeless(f), VolumeError, "no place in the patient"),
     "too long": (
         lambda f: _changed(f, "x.nrrd", b"sizes: 4 3 5", b"sizes: 4 3 5000"), VolumeError, "2048"
     ),
@@ -123,11 +131,27 @@ def _damaged(folder: Path, name: str, kept: slice) -> Path:
     return path
 
 
-def _changed(folder: Path, name: str, old: bytes, new: bytes) -> Path:
-    path = write(folder, name)
+def _apart(folder: Path, line: bytes = b"data file: ") -> Path:
+    """`x.nrrd`, whose voxels are in `x.raw`."""
+    header = write(folder, "x.nhdr")
+    (folder / "x.nrrd").write_bytes(header.read_bytes().replace(b"data file: ", line))
+    return folder / "x.nrrd"
+
+
+def _changed(place: Path, name: str, old: bytes, new: bytes) -> Path:
+    """A volume of that name in a folder, or the file itself, with another line in its header."""
+    path = place if place.is_file() else write(place, name)
     content = path.read_bytes()
     assert content.count(old) == 1
     path.write_bytes(content.replace(old, new))
+    return path
+
+
+def _placeless(folder: Path) -> Path:
+    path = write(folder, "x.mha")
+    place = (b"TransformMatrix", b"Offset", b"ElementSpacing")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in lines if not line.startswith(place)))
     return path
 
 
@@ -165,3 +189,17 @@ def test_voxels_beside_their_header_belong_to_the_file(tmp_path: Path) -> None:
     header = write(tmp_path, "x.mhd")
     assert files_behind(header) == (header, tmp_path / "x.raw")
     assert files_behind(write(tmp_path, "x.mha")) == (tmp_path / "x.mha",)
+    header.rename(tmp_path / "y.mha")
+    assert files_behind(tmp_path / "y.mha") == (tmp_path / "y.mha", tmp_path / "x.raw")
+
+
+@pytest.mark.parametrize("line", [b"data file: ", b"datafile: ", b"Data File:  "])
+def test_voxels_beside_an_nrrd_header_belong_to_the_file(tmp_path: Path, line: bytes) -> None:
+    header = _apart(tmp_path, line)
+    assert files_behind(header) == (header, tmp_path / "x.raw")
+    (tmp_path / "whole").mkdir()
+    whole = write(tmp_path / "whole", "x.nrrd")
+    np.testing.assert_array_equal(read_itk(header).array, read_itk(whole).array)
+    text = np.frombuffer(b"\ndata file: y.raw\n".ljust(60), np.uint8).reshape(5, 3, 4)
+    whole = write(tmp_path / "whole", "text.nrrd", text.transpose())
+    assert files_behind(whole) == (whole,)

@@ -24,6 +24,7 @@ def signals(sharpness: float = 2.0, **fields: Any) -> Signals:
         "predicted_iou": None,
         "distance": 3.0,
         "percentile": 50.0,
+        "repeats": 8,
     }
     return Signals(**(known | fields))
 

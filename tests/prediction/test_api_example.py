@@ -35,3 +35,9 @@ def test_the_documented_example(
     np.testing.assert_array_equal(stored >= 0.5, written.array)
     assert names["first"].volume_ml > 0
     assert not np.array_equal(names["refined"].probability, names["corrected"].probability)
+
+    [measure] = re.findall(r"```py\n(.*?)```", page, re.DOTALL)  # of where crops lie
+    exec(compile(measure, "docs/api.md", "exec"), names)
+    place = names["opened"].tiles.place
+    np.testing.assert_array_equal(names["before"][place], names["first"].probability >= 0.5)
+    assert names["before"].any() and (names["before"] != names["after"]).any()

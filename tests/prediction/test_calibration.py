@@ -11,19 +11,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import special
+from scipy import special, stats
 
 from rtsam_jax.errors import SplitError, UnreadableFile
 from rtsam_jax.metrics.ranking import auroc
 from rtsam_jax.prediction.calibration import (
+    ASSURED,
+    CONFIDENCE,
     FEATURES,
-    LEAST_CASES,
     RELIABLE,
     Calibration,
     Fit,
     Quality,
     choose_thresholds,
     cross_fit,
+    is_reliable,
 )
 from tests.prediction.observed import cohort, empty, observed
 
@@ -128,27 +130,60 @@ def test_an_empty_mask_is_as_likely_right_as_such_masks_were() -> None:
     assert Fit.of(cohort(7)).chance(empty()) == 0  # no truth was empty
 
 
+@pytest.mark.parametrize(
+    ("count", "wrong", "holds"),
+    [(20, 0, False), (21, 0, True), (29, 1, False), (31, 1, True), (59, 4, True), (59, 5, False)],
+)
+def test_as_many_cases_must_be_right_as_luck_hardly_makes(
+    count: int, wrong: int, holds: bool
+) -> None:
+    right = np.arange(count) >= wrong
+    assert is_reliable(right) == holds
+    # By the binomial itself: as many or more right, were the share no more than 80 %.
+    luck = stats.binom.sf(count - wrong - 1, count, ASSURED)
+    assert (luck < 1 - CONFIDENCE) == holds
+
+
+@pytest.mark.parametrize(("rate", "set_in"), [(0.5, (0, 0)), (0.8, (0, 10)), (0.95, (150, 200))])
+def test_a_quality_that_says_nothing_hardly_sets_a_threshold(
+    rate: float, set_in: tuple[int, int]
+) -> None:
+    """But where nearly all masks are good anyway; docs/confidence.md has the numbers of 500."""
+    accepted = rejected = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        accept, reject = choose_thresholds(
+            rng.random(60).tolist(), (rng.random(60) < rate).tolist()
+        )
+        accepted += accept is not None
+        rejected += reject is not None
+    assert set_in[0] <= accepted <= set_in[1] and rejected == 0
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=40))
-def test_thresholds_hold_what_they_say_and_no_wider_ones_do(of: list[tuple[int, bool]]) -> None:
-    chance, good = np.array([c / 20 for c, _ in of]), np.array([g for _, g in of])
+@given(st.integers(0, 99), st.integers(1, 120), st.floats(0.3, 1), st.sampled_from([2, 20, 1000]))
+def test_thresholds_hold_what_they_say_and_no_wider_ones_do(
+    seed: int, count: int, sharp: float, levels: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    chance = rng.integers(0, levels, count) / levels
+    good = rng.random(count) < special.expit(40 * sharp * (chance - 0.5))
     accept, reject = choose_thresholds(chance.tolist(), good.tolist())
 
-    def holds(right: np.ndarray) -> bool:
-        return len(right) >= LEAST_CASES and right.mean() >= RELIABLE
-
     for at in np.unique(chance):
-        if holds(~good[chance <= at]):
+        if is_reliable(~good[chance <= at]):
             assert reject is not None and reject >= at
-        if holds(good[chance >= at]) and (reject is None or at > reject):
+        if is_reliable(good[chance >= at]) and (reject is None or at > reject):
             assert accept is not None and accept <= at
-    assert reject is None or holds(~good[chance <= reject])
-    assert accept is None or (holds(good[chance >= accept]) and accept > (reject or -1))
+    assert reject is None or (~good[chance <= reject]).mean() >= RELIABLE
+    assert reject is None or is_reliable(~good[chance <= reject])
+    assert accept is None or good[chance >= accept].mean() >= RELIABLE
+    assert accept is None or (is_reliable(good[chance >= accept]) and accept > (reject or -1))
 
 
 def calibration(**fields: Any) -> Calibration:
     known: dict[str, Any] = {"fit": Fit.of(cohort(20)), "accept": 0.8, "reject": None}
-    known |= {"farthest": 4.0, "cases": 20, "good": 12, "arrays": "ab"}
+    known |= {"farthest": 4.0, "cases": 20, "good": 12, "repeats": 8, "arrays": "ab"}
     return Calibration(**(known | fields))
 
 
@@ -168,5 +203,33 @@ def test_a_damaged_one_is_said_to_be(path: tuple[str, ...]) -> None:
     for name in path[:-1]:
         place = place[name]
     del place[path[-1]]
+    with pytest.raises(UnreadableFile, match=r"model\.json is damaged"):
+        Calibration.from_dict(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *[(("fit", "temperature"), value) for value in ("hot", -2, 0, True, None, 1e999)],
+        *[(("accept",), value) for value in ("x", 1.5)],
+        (("reject",), [0.1]),
+        (("fit", "empty"), None),
+        (("fit", "quality"), []),
+        (("fit", "quality", "features"), ["luck"]),
+        (("fit", "quality", "weights"), []),
+        (("fit", "quality", "scale"), [0, 1, 1, 1]),
+        (("fit", "quality", "intercept"), "a"),
+        (("farthest",), -1),
+        (("cases",), "many"),
+        (("arrays",), 5),
+    ],
+)
+def test_a_value_that_no_calibration_has(path: tuple[str, ...], value: Any) -> None:
+    content: Any = calibration().to_dict()
+    place = content
+    for name in path[:-1]:
+        place = place[name]
+    assert path[-1] in place
+    place[path[-1]] = value
     with pytest.raises(UnreadableFile, match=r"model\.json is damaged"):
         Calibration.from_dict(content)

@@ -20,7 +20,14 @@ from tests.prediction.observed import cohort, empty, signals
 from tests.tiny import tiny_config
 
 KNOWN = Calibration(
-    Fit.of(cohort(40)), accept=0.7, reject=0.2, farthest=5.0, cases=40, good=22, arrays=None
+    Fit.of(cohort(40)),
+    accept=0.7,
+    reject=0.2,
+    farthest=5.0,
+    cases=40,
+    good=22,
+    repeats=8,
+    arrays=None,
 )
 
 
@@ -32,6 +39,13 @@ KNOWN = Calibration(
         (signals(agreement=0.05), REJECT, "at or below 0.20"),
         (signals(agreement=0.95, distance=5.5), REVIEW, "farther from the training cases than any"),
         (signals(agreement=None), REVIEW, "not measured, though the calibration needs it: agree"),
+        (signals(agreement=0.95, repeats=9), ACCEPT, "at or above 0.70"),
+        (
+            signals(agreement=0.95, repeats=7),
+            REVIEW,
+            "made with 8 repeats of every prediction, and",
+        ),
+        (signals(agreement=0.05, repeats=1), REVIEW, "this has 1, so its quality is not measured"),
         (empty(), REVIEW, "no voxel of the image reaches 0.5, and the largest"),
         (empty(0.49), REJECT, "near enough to doubt it"),
         (empty(agreement=0.2), REJECT, "most repeats of the prediction are not empty"),
@@ -41,6 +55,7 @@ KNOWN = Calibration(
 def test_a_flag_follows_its_rule(of: Signals, flag: str, reason: str) -> None:
     found = judge(of, KNOWN)
     assert (found.flag, reason in " ".join(found.reasons)) == (flag, True)
+    assert of.empty or (found.quality is None) == (of.repeats < 8 or of.agreement is None)
     uncalibrated = judge(of, None)
     assert (uncalibrated.flag, uncalibrated.quality) == (REVIEW, None)
     assert "--calibrate" in uncalibrated.reasons[-1]
@@ -58,6 +73,16 @@ def test_what_is_measured_is_said_with_the_temperature_of_the_calibration() -> N
     for nothing in (empty(), dataclasses.replace(of, empty=True)):
         found = judge(nothing, KNOWN)
         assert np.isnan(found.mean_probability) and found.expected_dice == 0
+
+
+def test_fewer_repeats_matter_only_where_the_quality_is_of_them() -> None:
+    cases = [
+        dataclasses.replace(case, signals=signals(float(sharp), agreement=None))
+        for case, sharp in zip(cohort(20), np.linspace(0.5, 3, 20), strict=True)
+    ]
+    known = dataclasses.replace(KNOWN, fit=Fit.of(cases))
+    assert judge(signals(agreement=0.9, repeats=1), known).quality is not None
+    assert judge(empty(repeats=1), KNOWN).quality == KNOWN.fit.empty
 
 
 def test_without_a_threshold_a_side_is_never_given() -> None:

@@ -122,10 +122,12 @@ def test_a_case_is_the_mean_of_the_tokens_that_touch_its_box() -> None:
     rois[0, 8:16, 15:17, 31] = 1  # tokens of 8 voxels: 1; 1 and 2; 3
     rois[2, :, :, :] = 1
     expected = (embedding[0, 1, 1:3, 3].mean(0) + embedding[2].mean((0, 1, 2))) / 2
-    np.testing.assert_allclose(pooled(embedding, rois), expected, rtol=1e-6)
+    np.testing.assert_allclose(pooled(embedding, rois, "dose"), expected, rtol=1e-6)
     everywhere = embedding.mean((0, 1, 2, 3))
-    np.testing.assert_allclose(pooled(embedding, np.zeros_like(rois)), everywhere, rtol=1e-5)
-    np.testing.assert_allclose(pooled(embedding, None), everywhere, rtol=1e-5)
+    np.testing.assert_allclose(
+        pooled(embedding, np.zeros_like(rois), "dose"), everywhere, rtol=1e-5
+    )
+    np.testing.assert_allclose(pooled(embedding, rois, "none"), everywhere, rtol=1e-5)
 
 
 def test_noise_and_shifted_intensities_are_far_from_the_training_cases() -> None:
@@ -139,7 +141,7 @@ def test_noise_and_shifted_intensities_are_far_from_the_training_cases() -> None
         return (smooth / smooth.std()).astype(np.float32)
 
     def feature(image: np.ndarray) -> np.ndarray:
-        return pooled(model.encode(image[None], roi, 0).embedding, roi)
+        return pooled(model.encode(image[None], roi, 0).embedding, roi, "dose")
 
     known = fitted(np.stack([feature(anatomy()) for _ in range(24)]), one_each(24))
 

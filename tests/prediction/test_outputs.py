@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import errno
+import json
 import resource
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +69,7 @@ def test_an_empty_mask_is_a_result_with_a_reason(
     with only_one(tmp_path):
         write_result(tmp_path, empty, loaded.trained)
         table = write_summary(tmp_path, [], "Predictions")
-    reason = "no voxel reached 0.5; the largest probability is 0.31"
+    reason = "no voxel reached 0.5; the largest probability on the image's grid is 0.31"
     told = document(tmp_path)
     assert told["mask"]["empty"] == reason and told["mask"]["volume_ml"] == 0
     assert told["mask"]["longest_diameter_mm"] == 0 and told["dose"]["mean_in_mask"] is None
@@ -73,6 +78,27 @@ def test_an_empty_mask_is_a_result_with_a_reason(
     with (tmp_path / "summary.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["result"], row["mean_dose"]) == ("empty", "")
+
+
+def test_a_result_is_given_up_before_the_next_is_made(
+    loaded: Segmenter, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, dose = (tiny_dataset / f"p4_{part}.nii.gz" for part in ("image", "dose"))
+    written: list[weakref.ref[Result]] = []
+    alive: list[int] = []
+    predict = cohort._predict
+
+    def counting(*given: Any) -> Result:
+        alive.append(sum(result() is not None for result in written))
+        return predict(*given)
+
+    monkeypatch.setattr(cohort, "_predict", counting)
+    monkeypatch.setattr(
+        cohort, "write_result", lambda out, result, trained: written.append(weakref.ref(result))
+    )
+    requests = [Request(case, ("ce", "crn"), image, dose) for case in ("a", "b")]
+    cohort.predict_cases(loaded, requests, cohort.Options(tmp_path, repeats=0))
+    assert len(written) == 4 and alive == [0] * 4
 
 
 @pytest.mark.parametrize("renew", [False, True])
@@ -129,6 +155,39 @@ def test_a_folder_is_one_commands_alone_and_what_a_kill_left_is_cleared(tmp_path
         pass
 
 
+@pytest.mark.parametrize("renamed", [1, 2])
+def test_a_prediction_that_is_being_replaced_outlives_a_kill(
+    result: Result,
+    loaded: Segmenter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    renamed: int,
+) -> None:
+    write_result(tmp_path, result, loaded.trained)
+    folder = tmp_path / "p3_image" / "orn"
+    (folder / "old").touch()
+    calls = []
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def replace(source: Path, target: Path) -> None:
+        if len(calls) == renamed:
+            killed()
+        calls.append(source.rename(target))
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(outputs, "os", SimpleNamespace(replace=replace))
+        patch.setattr(outputs, "shutil", SimpleNamespace(rmtree=killed))
+        write_result(tmp_path, result, loaded.trained)
+    assert folder.exists() == (renamed == 2)
+    with only_one(tmp_path):
+        assert (folder / "old").exists() == (renamed == 1)
+        assert document(tmp_path)["key"] == result.key
+        assert [path.name for path in folder.parent.iterdir()] == ["orn"]
+        assert {path.name for path in tmp_path.iterdir()} == {"p3_image", ".lock"}
+
+
 def test_the_summary_is_of_all_that_lies_there_and_of_what_failed_now(
     result: Result, empty: Result, loaded: Segmenter, tmp_path: Path
 ) -> None:
@@ -136,7 +195,13 @@ def test_the_summary_is_of_all_that_lies_there_and_of_what_failed_now(
         request = dataclasses.replace(made.request, case=case)
         write_result(tmp_path, dataclasses.replace(made, request=request), loaded.trained)
     (tmp_path / "c" / "orn").mkdir(parents=True)
-    (tmp_path / "c" / "orn" / "prediction.json").write_text("{")  # another program's
+    other = tmp_path / "c" / "orn" / "prediction.json"
+    other.write_text("{")  # another program's
+    told = document(tmp_path, "b")
+    for number, change in enumerate(({"schema": 9}, {"kind": "run"})):  # or another version's
+        folder = tmp_path / f"d{number}" / "orn"
+        folder.mkdir(parents=True)
+        (folder / "prediction.json").write_text(json.dumps({"key": told["key"], **change}))
     failures = [Failure("bb", "no_overlap", "The dose | of bb is elsewhere.")]
     table = write_summary(tmp_path, failures, "Predictions: x")
     assert (tmp_path / "summary.md").read_text() == f"# Predictions: x\n\n{table}"
@@ -145,14 +210,37 @@ def test_the_summary_is_of_all_that_lies_there_and_of_what_failed_now(
     assert found == [("a", "empty", ""), ("b", "mask", ""), ("bb", "failed", "no_overlap")]
 
 
+@pytest.mark.parametrize("flag", ["accept", "review", "reject"])
+def test_the_summary_says_why_a_mask_is_not_accepted(
+    result: Result, loaded: Segmenter, tmp_path: Path, flag: str
+) -> None:
+    reasons, warnings = ("one reason", "the dose is odd"), ("The axes are odd.", "the dose is odd.")
+    confidence = dataclasses.replace(result.confidence, flag=flag, reasons=reasons)
+    judged = dataclasses.replace(result, confidence=confidence, warnings=warnings)
+    write_result(tmp_path, judged, loaded.trained)
+    table = write_summary(tmp_path, [], "Predictions")
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (
+        row["what"]
+        == {
+            "accept": "The axes are odd. the dose is odd.",
+            "review": "Review: one reason; the dose is odd. The axes are odd.",
+            "reject": "Reject: one reason; the dose is odd. The axes are odd.",
+        }[flag]
+    )
+    assert row["what"] in table
+
+
 def test_a_mask_at_the_edges_is_remarked(result: Result) -> None:
     opened = result.opened
     window, image = opened.window.shape, result.inputs.image
+    marked = np.ones(image.shape, bool)
 
     def said(place: tuple[slice | int, ...]) -> str:
         probability = np.zeros(window, np.float32)
         probability[place] = 0.9
-        return " ".join(remarks(Prediction(opened, opened.first, probability), image, empty=False))
+        return " ".join(remarks(Prediction(opened, opened.first, probability), image, marked))
 
     middle = tuple(slice(n // 2, n // 2 + 1) for n in window)
     assert "reaches" not in said(middle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 import signal
@@ -16,11 +17,15 @@ import pytest
 
 from rtsam_jax import errors, predict
 from rtsam_jax.data.nifti import Volume, read_volume, write_volume
-from rtsam_jax.prediction import outputs
+from rtsam_jax.prediction import cohort, outputs
+from rtsam_jax.prediction.confidence import Confidence
+from rtsam_jax.prediction.distance import Reference
+from rtsam_jax.prediction.inputs import Request
 from rtsam_jax.prediction.segmenter import Segmenter
 from rtsam_jax.report.prediction_picture import draw_prediction
 from tests.prediction.commanding import Command, document
 from tests.prediction.smooth_phantom import AFFINE, SHAPE, phantom, save
+from tests.prediction.test_calibration import calibration
 from tests.tiny import command_environment
 
 FILES = ("entropy.nii.gz", "mask.nii.gz", "prediction.json", "prediction.png", "probability.nii.gz")
@@ -78,6 +83,7 @@ def test_a_split_of_a_dataset(
     np.testing.assert_allclose(told["region"]["box"]["world_mm"], faces)
     assert told["model"]["weights"] == loaded.trained.weights and told["model"]["step"] == 7
     assert told["confidence"]["agreement"] is not None and told["confidence"]["flag"] == "review"
+    assert (told["confidence"]["repeats"], told["confidence"]["seed"]) == (2, 0)
     assert told["inputs"]["image"]["axes"] == "RAS" and len(told["inputs"]["dose"]["sha256"]) == 64
     assert "jax" in told["versions"]
     assert [(row["case"], row["task"], row["result"]) for row in rows(out)] == [
@@ -98,6 +104,7 @@ def test_all_tasks_are_those_of_the_images_modality(
     command: Command, tmp_path: Path, air: int, options, tasks: list[str]
 ) -> None:
     image, dose = phantom(SHAPE, AFFINE)
+    least = f"{np.maximum(image, air).min():.4g}"
     save(tmp_path / "image.nii", np.maximum(image, air), AFFINE)
     save(tmp_path / "dose.nii", dose, AFFINE)
     where = "--image", tmp_path / "image.nii", "--dose", tmp_path / "dose.nii", "--task", "all"
@@ -105,6 +112,9 @@ def test_all_tasks_are_those_of_the_images_modality(
     assert sorted(path.name for path in (out / "image").iterdir()) == tasks
     warned = " ".join(document(out, "image", tasks[0])["warnings"])
     assert ("air is near -1000 HU" in warned) == (options != ())
+    modality, left_out = ("CT", "ce, crn") if tasks == ["orn"] else ("MR", "orn")
+    guess = f"taken for {modality}, because its smallest value is {least}; tasks left out"
+    assert (f"{guess}: {left_out}. State --modality" in warned) == (options == ())
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/*")}
     command(*where, *options)
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*/*")} == before
@@ -126,6 +136,43 @@ def test_what_is_there_is_kept_unless_it_comes_of_something_else(
     out = command(*case, *click, "--overwrite")
     assert document(out)["prompts"]["clicks"] and len([*folder.iterdir()]) == len(FILES)
     assert not [path for path in out.iterdir() if path.name.endswith(".part")]
+
+
+def test_other_voxels_beside_an_image_s_header_are_another_image(
+    command: Command, case, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.ReadImage(str(tiny_dataset / "p3_image.nii.gz"))
+    sitk.WriteImage(image, str(tmp_path / "ct.nhdr"))
+    (tmp_path / "ct.nhdr").rename(tmp_path / "ct.nrrd")
+    options = *case, "--image", tmp_path / "ct.nrrd"
+    command(*options)
+    voxels = bytearray((tmp_path / "ct.raw").read_bytes())
+    voxels[:4] = voxels[-4:]
+    (tmp_path / "ct.raw").write_bytes(voxels)
+    with pytest.raises(errors.OutputExists, match="comes of other files"):
+        command(*options)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_prediction_that_lacks_a_file_is_made_again(
+    command: Command, case, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder = command(*case) / "p3_image" / "orn"
+    (folder / name).unlink()
+    command(*case)
+    assert f"orn lacks {name}: it is predicted again" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+
+    (folder / name).unlink()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(errors.OutputExists, match="holds more than a prediction"):
+        command(*case)
+    (folder / "notes.txt").unlink()
+    if name != "prediction.json":  # which says that the rest is not the same command's
+        with pytest.raises(errors.OutputExists, match="comes of other files, prompts"):
+            command(*case, "--click", "20,20,20,+")
+    assert sorted(path.name for path in folder.iterdir()) == sorted({*FILES} - {name})
 
 
 def test_a_bad_patient_is_listed_and_stops_no_other(
@@ -168,6 +215,87 @@ def test_a_bad_patient_is_listed_and_stops_no_other(
     assert "1 of 4 cases are there already" in capsys.readouterr().out
     assert [row["result"] for row in rows(out)] == ["mask", "mask", "failed", "failed"]
 
+    broken.write_bytes(whole[:1000])
+    with pytest.raises(errors.CasesFailed, match="3 of 4"):
+        command(*options, "--overwrite")
+    assert [(row["case"], row["result"]) for row in rows(out)] == [
+        ("a", "mask"),
+        ("b", "failed"),
+        ("b", "earlier mask"),
+        ("c", "failed"),
+        ("d", "failed"),
+    ]
+    assert "Of an earlier command" in (out / "summary.md").read_text()
+
+
+def test_a_dataset_needs_no_labels_and_a_bad_case_of_it_stops_no_other(
+    command: Command, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_dataset, data, ignore=shutil.ignore_patterns("*label*", "p4_image*"))
+    content = json.loads((data / "dataset.json").read_text())
+    content["cases"] = [entry for entry in content["cases"] if entry["id"] != "p2_orn"]
+    for entry in content["cases"]:
+        entry["record"] = {"p0_orn": {"age": 200}, "p1_ce": [1]}.get(entry["id"], {})
+    (data / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(errors.CasesFailed, match="3 of 5 cases"):
+        command("--dataset", data)
+    assert {row["case"]: row["error"] for row in rows(tmp_path / "out")} == {
+        "p0_orn": errors.RecordError.code,
+        "p1_ce": errors.DatasetSchemaError.code,
+        "p1_crn": "",
+        "p3_orn": "",
+        "p4_ce": errors.MissingFile.code,
+    }
+
+
+def test_a_doubtful_dose_is_not_accepted_and_clicks_that_are_ignored_are_told(
+    command: Command, case, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+    monkeypatch.setattr(
+        outputs,
+        "draw_prediction",
+        lambda *_, out, text, **__: (out.write_bytes(b""), texts.append(text)),
+    )
+    accepted = Confidence(0.9, 0.9, None, None, None, 0.95, "accept", ("it is so",))
+    monkeypatch.setattr(cohort, "assess", lambda *_, **__: accepted)
+    dose = read_volume(tiny_dataset / "p3_dose.nii.gz")
+    cold = Volume(dose.array / 100, dose.affine)
+    write_volume(tmp_path / "cold.nii.gz", cold, np.float32)
+    clicks = "--click", "20,20,20,+", "--click", "20,20,20,-"  # one of which cannot be followed
+    out = command(*case, "--dose", tmp_path / "cold.nii.gz", *clicks)
+    told = document(out)
+    assert told["confidence"]["flag"] == rows(out)[0]["flag"] == "review"
+    assert any("implausible in Gy" in reason for reason in told["confidence"]["reasons"])
+    assert texts[0].startswith("Flag: review (quality 0.95)") and "implausible in Gy" in texts[0]
+    assert any("1 of 2 clicks is not as" in warning for warning in told["warnings"])
+
+
+def test_training_cases_that_are_copied_later_make_other_predictions(
+    loaded: Segmenter, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    reference = Reference.fit(rng.normal(size=(4, 3)), np.arange(4), np.full(4, "orn"))
+    assert reference is not None
+    known = calibration(arrays=reference.write(tmp_path)).to_dict()
+    content = (tmp_path / "calibration.npz").read_bytes()
+    (tmp_path / "calibration.npz").unlink()
+    trained = dataclasses.replace(loaded.trained, folder=tmp_path, calibration=known)
+    monkeypatch.setattr(loaded, "trained", trained)
+    monkeypatch.setattr(outputs, "draw_prediction", lambda *_, out, **__: out.write_bytes(b""))
+    image, dose = (tiny_dataset / f"p3_{part}.nii.gz" for part in ("image", "dose"))
+    requests = [Request("p3", ("orn",), image, dose)]
+    options = cohort.Options(tmp_path / "out", repeats=0)
+    cohort.predict_cases(loaded, requests, options)
+    cohort.predict_cases(loaded, requests, options)
+    (tmp_path / "calibration.npz").write_bytes(content)
+    with pytest.raises(errors.OutputExists):
+        cohort.predict_cases(loaded, requests, options)
+    known["fit"]["temperature"] = "hot"
+    with pytest.raises(errors.UnreadableFile, match=r"model\.json is damaged"):
+        cohort.predict_cases(loaded, requests, options)
+
 
 MISTAKES: dict[str, tuple[tuple[str, ...], type[errors.RTSamError], str]] = {
     "task": (("--task", "brain"), errors.ConfigError, "orn, ce, crn"),
@@ -188,7 +316,25 @@ MISTAKES: dict[str, tuple[tuple[str, ...], type[errors.RTSamError], str]] = {
     "nothing matches": (("--image", "x/{case}.nii"), errors.MissingFile, "--image x/{case}.nii"),
     "the image has no case": (("--dose", "{case}.nii"), errors.ConfigError, "--image has not"),
     "a name": (("--case", "../x"), errors.ConfigError, "cannot name a folder"),
+    "a table's name": (("--case", "summary.csv"), errors.ConfigError, "called summary.csv"),
+    "a folder per case": (("--out", "o/{case}"), errors.ConfigError, "--out o/{case} has"),
+    "a split alone": (("--split", "val"), errors.ConfigError, "--split is of a --dataset"),
+    "a seed alone": (("--split-seed", "0"), errors.ConfigError, "--split-seed is of a --dataset"),
+    "no mask": (("--mask", ""), errors.ConfigError, "--mask is empty"),
+    "no record": (("--record", ""), errors.ConfigError, "--record is empty"),
+    "half a record": (("--record", "age=61", ""), errors.ConfigError, "--record is empty"),
+    "no box": (("--box", ""), errors.ConfigError, "--box is empty"),
+    "no place": (("--out", ""), errors.ConfigError, "--out is empty"),
+    "no dataset": (("--dataset", ""), errors.ConfigError, "--dataset is empty"),
+    "no language model": (("--language-model", ""), errors.ConfigError, "language-model is empty"),
+    "clicks for all": (
+        ("--task", "all", "--click", "20,20,20,+"), errors.ConfigError, "--click belongs to one t",
+    ),
+    "a mask for all": (
+        ("--task", "all", "--mask", "FAR"), errors.ConfigError, "--mask belongs to one task",
+    ),
     "repeats": (("--repeats", "-1"), errors.ConfigError, "--repeats is -1"),
+    "seed": (("--seed", "-1"), errors.ConfigError, "--seed is -1"),
     "a dataset and an image": (("--dataset", "d"), errors.ConfigError, "--image does not go with"),
 }  # fmt: skip
 
@@ -222,6 +368,8 @@ def test_a_pattern_whose_partners_are_nowhere_ends_before_it_begins(
     ("options", "error", "sentence"),
     [
         (("--split", "val"), errors.SplitError, "no case in the split 'val'"),
+        (("--split-seed", "1"), errors.ConfigError, "goes with --split alone"),
+        (("--split", "train", "--split-seed", "-1"), errors.ConfigError, "must be 0 or above"),
         (("--split", "train", "--task", "x"), errors.DatasetSchemaError, "no task 'x'"),
         (("--box", "0,0,0,1,1,1"), errors.ConfigError, "--box does not go with --dataset"),
     ],

@@ -92,6 +92,10 @@ def test_a_copy_in_thinner_slices_has_its_mask_in_the_same_place(
     found = read_volume(predicted(command, *files, "resliced", "ce"))
     there = resample(found.array, index_map(found.affine, expected.affine), expected.shape) >= 0.5
     assert dice(there, expected.array > 0) >= 0.98
+    folder = tmp_path / "out" / "resliced" / "ce"
+    inside = read_volume(folder / "probability.nii.gz").array[found.array > 0]
+    told = document(tmp_path / "out", "resliced", "ce")["confidence"]
+    assert told["mean_probability"] == pytest.approx(inside.mean(dtype=float), rel=1e-6)
 
 
 def test_clicks_and_an_initial_mask_are_those_of_the_segmenter(
@@ -112,7 +116,7 @@ def test_clicks_and_an_initial_mask_are_those_of_the_segmenter(
     found = read_volume(out / "flipped" / "ce" / "probability.nii.gz")
     np.testing.assert_allclose(found.array, expected.native_probability().array, atol=1e-6)
     told = document(out, "flipped", "ce")["prompts"]
-    assert told["initial_mask"] and not told["box_given"]
+    assert told["initial_mask"] and told["box"] is None
     assert told["clicks"][1] == {"at_mm": [44, 38, 40], "voxel": [17, 19, 20], "positive": False}
 
 
@@ -122,3 +126,17 @@ def test_a_box_does_for_a_dose(command: Command, tiny_dataset: Path) -> None:
     told = document(command("--image", image, "--task", "orn", *box))
     assert told["region"]["box"]["voxels"] == [[0, 10, 11], [24, 25, 26]]
     assert told["region"]["box"]["from"] == "given" and told["dose"] is None
+    corners = [[-1.0, 19.0, 21.0], [49.0, 51.0, 53.0]]
+    assert told["prompts"]["box"] == {"corners": corners, "frame": "world"}
+
+
+def test_a_region_of_a_dose_goes_back_in_as_a_box(command: Command, original: Path) -> None:
+    image, options = original / "image.nii", ("--task", "orn")
+    out = command("--image", image, "--dose", original / "dose.nii", *options, "--case", "dose")
+    region = document(out, "dose")["region"]
+    box = ",".join(str(at) for corner in region["box"]["world_mm"] for at in corner)
+    command("--image", image, *options, "--case", "box", "--box", box, "--box-frame", "world")
+    again = document(out, "box")["region"]
+    assert again == region | {"box": region["box"] | {"from": "given"}}
+    masks = [read_volume(out / case / "orn" / "mask.nii.gz").array for case in ("dose", "box")]
+    assert masks[0].any() and (masks[0] == masks[1]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,23 @@ def test_another_task_on_the_open_case_is_that_task_opened(case) -> None:
         segmenter.set_task("orn")
 
 
+def test_a_task_that_cannot_be_set_leaves_the_open_one(
+    case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = case(ONE, task="ce")
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segmenter.model, "first", fail)
+        with pytest.raises(MemoryError):
+            segmenter.set_task("crn")
+    assert segmenter.opened.task.name == "ce"
+    segmenter.save(tmp_path / "session.json")
+    assert json.loads((tmp_path / "session.json").read_text())["case"]["task"] == "ce"
+
+
 def test_an_initial_mask_is_the_logits_of_a_pass_before(case) -> None:
     """Share of foreground by block of the prompt's grid, from -8 to 8, in every crop."""
     segmenter = case(SEVERAL)
@@ -193,7 +211,7 @@ def test_an_initial_mask_is_the_logits_of_a_pass_before(case) -> None:
 @given(flips=st.tuples(*[st.booleans()] * 3), order=st.permutations(range(3)))
 def test_an_initial_mask_may_lie_on_any_grid(segmenter, tiny_dataset, flips, order) -> None:
     image = read_volume(tiny_dataset / "p3_image.nii.gz")
-    if segmenter._opened is None:
+    if segmenter._state is None:
         segmenter.set_case(image, task="orn", box=ONE)
     mask = np.zeros(SHAPE, bool)
     mask[10:22, 13:19, 15:30] = True
@@ -233,7 +251,7 @@ def test_a_case_that_cannot_be_opened_leaves_the_open_one(case, tiny_dataset: Pa
     segmenter, image = case(ONE), tiny_dataset / "p3_image.nii.gz"
     for more, error, named in (
         ({"task": "orn"}, errors.IncompleteCase, "Case case has neither a dose nor a box"),
-        ({"task": "lung", "box": ONE}, errors.ConfigError, "'lung'; name of orn, ce, crn"),
+        ({"task": "lung", "box": ONE}, errors.ConfigError, "'lung'; name one of orn, ce, crn"),
         ({"task": "orn", "box": ONE + 20}, errors.PromptOutside, "box of case reaches from"),
         (
             {"task": "orn", "box": ONE, "record": {"tumor_side": "left"}},
@@ -254,5 +272,5 @@ def test_a_case_that_cannot_be_opened_leaves_the_open_one(case, tiny_dataset: Pa
 def test_no_case_is_open(run: Path) -> None:
     segmenter = Segmenter(load_trained(run))
     for ask in (segmenter.predict, segmenter.undo, lambda: segmenter.click(CENTRE)):
-        with pytest.raises(errors.ConfigError, match="no case is open; call set_case first|undo"):
+        with pytest.raises(errors.ConfigError, match="no case is open; call set_case first"):
             ask()

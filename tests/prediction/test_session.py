@@ -124,14 +124,51 @@ def test_what_came_as_an_array_cannot_be_named(segmenter: Segmenter, place: Path
             segmenter.save(path)
     segmenter.set_case(place / "p3_image.nii.gz", place / "p3_dose.nii.gz", task="orn")
     segmenter.predict(Prompts(mask=read_volume(place / "other.nii.gz")))
+    segmenter.click(CLICKS[0].at_mm)
     with pytest.raises(errors.ConfigError, match="given as an array"):
         segmenter.save(path)
     assert not path.exists()
+    mask = segmenter.predict(Prompts(CLICKS[1:])).mask().array  # without that mask
+    segmenter.save(path)
+    assert [action.action for action in read_session(path).actions] == ["begin", "click"]
+    np.testing.assert_array_equal(segmenter.load(path).mask().array, mask)
+
+
+def test_a_map_or_a_probability_is_no_initial_mask(segmenter: Segmenter, place: Path) -> None:
+    segmenter.set_case(place / "p3_image.nii.gz", place / "p3_dose.nii.gz", task="orn")
+    mask = read_volume(place / "other.nii.gz")
+    for values, named in ((mask.array + 1, "the values 1, 2"), (mask.array * 0.6 + 0.2, "0.2")):
+        write_volume(place / "other.nii.gz", Volume(values, mask.affine), np.float32)
+        with pytest.raises(errors.VolumeError, match=f"initial mask .*other.* holds {named}"):
+            segmenter.predict(Prompts(mask=place / "other.nii.gz"))
+
+
+def test_a_session_that_cannot_be_loaded_leaves_the_open_case(
+    segmenter: Segmenter, place: Path
+) -> None:
+    saved(segmenter, place)
+    path = place / "session.json"
+    path.write_text(path.read_text().replace('"mask_sha256": "', '"mask_sha256": "x'))
+    box = np.array([(10, 11, 12), (24, 25, 26)])
+    segmenter.set_case(place / "p3_image.nii.gz", task="ce", box=box, name="kept")
+    before = segmenter.click(CLICKS[0].at_mm)
+    with pytest.raises(errors.SessionMismatch, match="leads to another mask"):
+        segmenter.load(path)
+    (place / "other.nii.gz").unlink()
+    with pytest.raises(errors.MissingFile, match=r"other.nii.gz"):
+        segmenter.load(path)
+    assert (segmenter.opened.name, segmenter.opened.task.name) == ("kept", "ce")
+    assert (segmenter.undo().turn.labels >= 0).sum() == 0
+    again = segmenter.click(CLICKS[0].at_mm)
+    np.testing.assert_array_equal(again.probability, before.probability)
 
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", '{"kind": "session", "schema": 9}', '{"kind": "session", "schema": 1}'],
+    [
+        *("{", "[]", '{"kind": "session", "schema": 9}', '{"kind": "session", "schema": 1}'),
+        pytest.param("[" * 100_000, id="deep"),
+    ],
 )
 def test_a_damaged_session(segmenter: Segmenter, tmp_path: Path, content: str) -> None:
     path = tmp_path / "session.json"
@@ -140,6 +177,48 @@ def test_a_damaged_session(segmenter: Segmenter, tmp_path: Path, content: str) -
     path.write_text(content)
     with pytest.raises(errors.UnreadableFile, match="session.json cannot be read"):
         segmenter.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("weights", 5),
+        ("mask_sha256", None),
+        ("case/name", ["p3"]),
+        ("case/record", [61]),
+        ("case/image/sha256", 1),
+        ("case/box", [[0, 0, 0]]),
+        ("case/box", [[0, 0, 0], [1, 1, "a"]]),
+        ("case/box", [[0, 0, 0.5], [1, 1, 1]]),
+        ("actions/1/positive", "false"),
+        ("actions/1/at_mm", [1.0, 2.0]),
+    ],
+)
+def test_a_session_of_wrong_values(
+    segmenter: Segmenter, place: Path, field: str, value: object
+) -> None:
+    saved(segmenter, place)
+    path = place / "session.json"
+    content = json.loads(path.read_text())
+    *parents, last = field.split("/")
+    part = content
+    for name in parents:
+        part = part[int(name) if isinstance(part, list) else name]
+    part[last] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(errors.UnreadableFile, match="session.json cannot be read"):
+        segmenter.load(path)
+
+
+def test_a_place_that_is_no_session(segmenter: Segmenter, place: Path) -> None:
+    saved(segmenter, place)
+    (place / "folder").mkdir()
+    with pytest.raises(errors.UnreadableFile, match="folder cannot be read .Is a directory"):
+        segmenter.load(place / "folder")
+    for path in (place / "folder", place / "session.json" / "below"):
+        with pytest.raises(errors.NotWritable, match=f"The session {path} cannot be written"):
+            segmenter.save(path)
+    assert not [*place.glob(".*")]
 
 
 def test_a_source_that_is_no_file(tmp_path: Path) -> None:

@@ -64,13 +64,36 @@ def test_no_temperature_changes_a_mask_or_the_order(
     assert found.dtype == np.float32 and ((found >= 0) & (found <= 1)).all()
     np.testing.assert_array_equal(found >= 0.5, probability >= 0.5)
     assert (np.diff(found[np.argsort(probability)]) >= -1e-6).all()
-    for certain in (0.0, 0.5, 1.0):
-        assert (found[probability == certain] == certain).all()
+    for kept in (0.0, 0.5):
+        assert (found[probability == kept] == kept).all()
 
 
 def test_the_temperature_divides_the_logit() -> None:
     found = tempered(np.array([[0.2, 0.9]]), 2.0)
     np.testing.assert_allclose(found, special.expit(special.logit([[0.2, 0.9]]) / 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 3.3, 20.0])
+def test_what_float32_rounded_to_one_has_no_hole_below_it(temperature: float) -> None:
+    logits = np.linspace(12, 30, 200, dtype=np.float32)  # from about 17 on all are 1.0
+    found = tempered(special.expit(logits), temperature)
+    of = Voxels.of(special.expit(logits), np.ones(200, bool))
+    np.testing.assert_allclose(found, special.expit(of.logits / temperature), rtol=1e-6)
+    assert (np.diff(found) >= 0).all() and (found[-1] < 1 or temperature == 1)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.3, 10.0, 20.0])
+@pytest.mark.parametrize("background", [-30, -75, -100])
+def test_a_spectrum_adds_nothing_to_what_the_background_says(
+    background: float, temperature: float
+) -> None:
+    logits = np.concatenate([np.linspace(-5, 8, 400), np.full(300_000, background)])
+    probability = special.expit(logits).astype(np.float32)  # exactly 0 in none
+    exact = special.expit(special.logit(probability.astype(float)) / temperature)
+    mask = probability >= 0.5
+    expected = 2 * exact[mask].sum() / (mask.sum() + exact.sum())
+    found = Spectrum.of(probability).expected_dice(temperature)
+    assert found == pytest.approx(expected, rel=2 * np.expm1(1 / 128 / temperature))
 
 
 @settings(max_examples=30, deadline=None)
@@ -81,9 +104,8 @@ def test_a_spectrum_holds_what_a_temperature_needs(
     of = Spectrum.of(probability)
     mask = probability >= 0.5
     assert of.foreground == mask.sum()
-    exact = special.expit(
-        np.clip(special.logit(probability[probability > 0].astype(float)), -20, 20) / temperature
-    )
+    logits = special.logit(probability[probability > 0].astype(float))
+    exact = special.expit(np.minimum(logits, 20) / temperature)
     inside = exact[probability[probability > 0] >= 0.5]
     if not mask.any():
         assert of.expected_dice(temperature) == 0 and np.isnan(of.mean_probability(temperature))

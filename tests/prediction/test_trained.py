@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from rtsam_jax import errors
 from rtsam_jax.data.preprocess import PreprocessSpec
@@ -17,7 +20,10 @@ from rtsam_jax.prediction.trained import load_trained, weights_digest
 from rtsam_jax.prompts.record import FIELDS, Flag, Note, Number, Scalar
 from rtsam_jax.prompts.text import optional_sentences
 from rtsam_jax.text.prompt_set import prompt_set
+from rtsam_jax.training.checkpoint import RunCheckpoints
 from rtsam_jax.training.model_file import write_calibration
+from rtsam_jax.training.rules import trained_filter
+from rtsam_jax.training.state import Built, TrainState
 from tests.text.tiny_language_model import write_language_model
 from tests.tiny import tiny_config
 
@@ -40,7 +46,7 @@ def test_a_copy_of_model_and_checkpoints_is_the_run(
     assert sent.spec == PreprocessSpec(spacing_mm=2.0, tau=0.5)
     assert [task.name for task in sent.about.tasks] == ["orn", "ce", "crn"]
     assert sent.task("ce").modality == "MR" and sent.text("crn", {}) == (None, 2)
-    with pytest.raises(errors.ConfigError, match="task 'lung'; name of orn, ce, crn"):
+    with pytest.raises(errors.ConfigError, match="task 'lung'; name one of orn, ce, crn"):
         sent.task("lung")
 
 
@@ -71,11 +77,35 @@ def test_a_checkpoint_of_another_model(copy: Path) -> None:
     content = json.loads((copy / "model.json").read_text())
     content["model"]["preset"] = "cpu_s"
     (copy / "model.json").write_text(json.dumps(content))
-    with pytest.raises(errors.CheckpointIncomplete, match="cannot be restored"):
+    with pytest.raises(errors.PresetMismatch, match="different runs; copy both") as raised:
         load_trained(copy)
+    assert "delete" not in str(raised.value)
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(errors.CheckpointIncomplete, match="no finished checkpoint"):
         load_trained(copy)
+
+
+def test_a_text_width_of_another_run(text_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(text_run, tmp_path / "run")
+    path = tmp_path / "run" / "model.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"text_width": content["text_width"] + 1}))
+    with pytest.raises(errors.PresetMismatch, match="different runs; copy both"):
+        load_trained(tmp_path / "run")
+
+
+def test_parameters_that_are_not_finite(run: Path, copy: Path) -> None:
+    trained = load_trained(run)
+    leaves, structure = jax.tree.flatten(trained.params)
+    leaves[-1] = leaves[-1].at[(0,) * leaves[-1].ndim].set(np.nan)
+    network = nnx.merge(trained.graphdef, jax.tree.unflatten(structure, leaves))
+    graphdef, own, frozen = nnx.split(network, trained_filter(False), ...)
+    built = Built(graphdef, frozen, TrainState(jnp.asarray(8, jnp.int32), own, ()))
+    with closing(RunCheckpoints(copy, keep=2)) as checkpoints:
+        checkpoints.save(built, loss=1.0)
+    with pytest.raises(errors.CheckpointIncomplete, match="checkpoint 8 .* from a copy") as raised:
+        load_trained(copy)
+    assert "delete" not in str(raised.value)
 
 
 def test_texts_are_those_of_the_run_whatever_their_length(

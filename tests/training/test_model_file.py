@@ -24,6 +24,7 @@ from rtsam_jax.weights import load_weights
 from tests.tiny import TASKS, tiny_config
 
 SENTENCES = {name: f"Segment {name}." for name in TASKS}
+TASK = {"name": "orn", "modality": "CT", "title": "ORN", "sentence": "Segment orn."}
 FITTED = {"step": 4, "weights": "abc", "temperature": 1.5}
 
 
@@ -43,6 +44,7 @@ def test_what_decides_a_prediction_comes_back_and_no_place_of_training(
 ) -> None:
     cfg = tiny_config(
         data.dataset.root,
+        prompt__task="text",
         prompt__feature_cache="secret/cache",
         model__checkpoint="secret/weights",
         dose__threshold="absolute",
@@ -130,6 +132,15 @@ def changed(path: Path, **fields: Any) -> None:
         ({"dose": {"tua": 0.7}}, errors.UnreadableFile, "dose.tua is unknown"),
         ({"tasks": [{"name": "orn"}]}, errors.UnreadableFile, "damaged"),
         ({"tasks": ["orn"]}, errors.UnreadableFile, "damaged"),
+        ({"tasks": []}, errors.UnreadableFile, "tasks is empty"),
+        ({"tasks": [TASK | {"modality": "PET"}]}, errors.UnreadableFile, "is on 'PET'"),
+        ({"tasks": [TASK | {"sentence": 5}]}, errors.UnreadableFile, "task 'orn' has a field"),
+        ({"tasks": [TASK | {"name": "../orn"}]}, errors.UnreadableFile, "task '../orn' has"),
+        ({"text_width": "a"}, errors.UnreadableFile, "text_width is 'a'"),
+        ({"text_width": 24}, errors.UnreadableFile, "'embedding', but text_width is 24"),
+        ({"language_model": "ab"}, errors.UnreadableFile, "and language_model ab"),
+        ({"language_model": 5}, errors.UnreadableFile, "language_model is no digest"),
+        ({"calibration": [1]}, errors.UnreadableFile, "calibration is no object"),
     ],
 )
 def test_a_file_that_cannot_be_used(
@@ -151,6 +162,7 @@ def test_no_file_and_half_a_file(tmp_path: Path, data: RunData) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(errors.UnreadableFile, match="lacks 'preprocessing'"):
         read_model_file(tmp_path)
-    path.write_text('{"schema": 2, "ta')
-    with pytest.raises(errors.UnreadableFile, match="damaged"):
-        read_model_file(tmp_path)
+    for text in ('{"schema": 2, "ta', "[" * 100_000, '{"schema": 2, "schema": 2}'):
+        path.write_text(text)
+        with pytest.raises(errors.UnreadableFile, match="damaged"):
+            read_model_file(tmp_path)
