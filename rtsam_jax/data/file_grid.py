@@ -38,11 +38,6 @@ class FileGrid(Grid):
         """Where the axes lead: "RAS", "LPS" ..."""
         return "".join(nibabel.aff2axcodes(self.affine))
 
-    @property
-    def spacing(self) -> np.ndarray:
-        """Length of a voxel's edges in mm: (3,) float64."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
-
     def stored(self, array: np.ndarray) -> np.ndarray:
         """Voxels [X, Y, Z] in the closest RAS+ axes, as readers give them, in the file's order."""
         turn = nibabel.orientations.ornt_transform(_RAS, nibabel.io_orientation(self.affine))

@@ -34,6 +34,11 @@ class Grid:
     shape: tuple[int, int, int]
     affine: np.ndarray
 
+    @property
+    def spacing(self) -> np.ndarray:
+        """Length of a voxel's edges in mm: (3,) float64."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
     def to_world(self, index: np.ndarray) -> np.ndarray:
         """Voxel indices [..., 3] -> world mm [..., 3]."""
         return np.asarray(index) @ self.affine[:3, :3].T + self.affine[:3, 3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +62,24 @@ def preprocess_scan(scan: ScanSource, spec: PreprocessSpec, *, name: str) -> Pre
     return preprocess(
         image, dose, scan.modality, spec, name=name, prescription_gy=scan.prescription_gy
     )
+
+
+def preprocessed(
+    cases: Sequence[Case], modality: Mapping[str, str], spec: PreprocessSpec
+) -> Iterator[tuple[Case, Preprocessed]]:
+    """Yields cases with their scans, one by one, so that volumes need not be held.
+
+    A scan that stands beside the one before, as tasks of one scan do, is not prepared again.
+
+    Args:
+        modality: by task.
+    """
+    before: tuple[ScanSource, Preprocessed] | None = None
+    for case in cases:
+        source = scan_source(case, modality, spec)
+        if before is None or before[0] != source:
+            before = source, preprocess_scan(source, spec, name=case.id)
+        yield case, before[1]
 
 
 @dataclass(frozen=True)

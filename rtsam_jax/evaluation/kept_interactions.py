@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from rtsam_jax.data.cases import Case
 from rtsam_jax.data.json_file import write_json
 from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.prepare import Progress
-from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec
-from rtsam_jax.data.scans import ScanSource, preprocess_scan, scan_source
+from rtsam_jax.data.preprocess import PreprocessSpec
+from rtsam_jax.data.scans import preprocessed
 from rtsam_jax.evaluation.click_model import ClickModel
 from rtsam_jax.evaluation.interactive import interact, open_case
 from rtsam_jax.evaluation.simulated_user import User
@@ -77,7 +77,7 @@ def interactions(
         case.id: [user for user in users if (case.id, user.name) not in found] for case in cases
     }
     with Progress(len(keys) - len(found), "played", "interactions") as progress:
-        for case, scan in _scans([case for case in cases if missing[case.id]], modality, spec):
+        for case, scan in preprocessed([c for c in cases if missing[c.id]], modality, spec):
             assert case.label is not None
             label = read_label(case.label, case.label_value)
             opened = open_case(model, case, scan, label, text_ids[case.id], table)
@@ -87,18 +87,6 @@ def interactions(
                 _write(paths[at], keys[at], found[at])
                 progress.add(1)
     return [found[case.id, user.name] for case in cases for user in users]
-
-
-def _scans(
-    cases: Sequence[Case], modality: Mapping[str, str], spec: PreprocessSpec
-) -> Iterator[tuple[Case, Preprocessed]]:
-    """Cases with their scans; one that the next case shares is not read again."""
-    previous: tuple[ScanSource, Preprocessed] | None = None
-    for case in cases:
-        source = scan_source(case, modality, spec)
-        if previous is None or previous[0] != source:
-            previous = source, preprocess_scan(source, spec, name=case.id)
-        yield case, previous[1]
 
 
 def _write(path: Path, key: str, interaction: Interaction) -> None:

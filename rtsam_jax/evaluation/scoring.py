@@ -16,7 +16,7 @@ from rtsam_jax.data.crops import blend, crop_origins, extract
 from rtsam_jax.data.neighbourhood import Neighbourhood, anchor_box
 from rtsam_jax.data.nifti import Volume, read_label
 from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, require_coverage, to_native
-from rtsam_jax.data.scans import ScanSource, preprocess_scan, scan_source
+from rtsam_jax.data.scans import preprocessed
 from rtsam_jax.data.structures import read_structures
 from rtsam_jax.evaluation.trivial import (
     RoiRule,
@@ -59,14 +59,9 @@ def score_cases(
             of its label.
         MissingFile, UnreadableFile, VolumeError: of a volume; see `read_volume` and `preprocess`.
     """
-    previous: tuple[ScanSource, Preprocessed] | None = None
-    for case in cases:
-        if case.label is None:
-            continue
-        key = scan_source(case, modality, spec)
-        if previous is None or previous[0] != key:  # tasks of one scan stand side by side
-            previous = key, preprocess_scan(key, spec, name=case.id)
-        scan = previous[1]
+    labelled = [case for case in cases if case.label is not None]
+    for case, scan in preprocessed(labelled, modality, spec):
+        assert case.label is not None
         truth = read_label(case.label, case.label_value)
         require_coverage(truth, scan.grid, name=case.id)
         structures = read_structures(case, truth)

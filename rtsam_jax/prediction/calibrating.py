@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from rtsam_jax.data.crops import extract
 from rtsam_jax.data.nifti import Volume, read_label
 from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.preprocess import Preprocessed, require_coverage
-from rtsam_jax.data.scans import ScanSource, preprocess_scan, scan_source
+from rtsam_jax.data.scans import preprocessed
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.data.splits import load_or_make_splits
 from rtsam_jax.errors import ConfigError, IncompleteCase
@@ -194,7 +194,7 @@ class _Observer:
         """Cases in their order; tasks of one scan side by side share its preprocessing."""
         found: list[Observed] = []
         self._read_texts(cases)
-        for case, scan in self._scans(cases):
+        for case, scan in preprocessed(cases, self.data.modality, self.trained.spec):
             found.append(self._one(case, scan))
             _tell("judged", len(found), len(cases), f"cases of {split}")
         return found
@@ -205,14 +205,6 @@ class _Observer:
             own = [self.trained.prompt(case.task, case.record) for case in cases]
             mirrored = [text for text in map(mirror_prompt, own) if text is not None]
             encode_texts([*own, *mirrored], self.trained.cfg.prompt)
-
-    def _scans(self, cases: Sequence[Case]) -> Iterator[tuple[Case, Preprocessed]]:
-        previous: tuple[ScanSource, Preprocessed] | None = None
-        for case in cases:
-            source = scan_source(case, self.data.modality, self.trained.spec)
-            if previous is None or previous[0] != source:
-                previous = source, preprocess_scan(source, self.trained.spec, name=case.id)
-            yield case, previous[1]
 
     def _one(self, case: Case, scan: Preprocessed) -> Observed:
         assert case.label is not None

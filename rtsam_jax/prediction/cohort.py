@@ -25,9 +25,7 @@ from rtsam_jax.errors import (
     UnreadableFile,
 )
 from rtsam_jax.evaluation.scoring import THRESHOLD
-from rtsam_jax.prediction.calibration import Calibration
 from rtsam_jax.prediction.confidence import REPEATS, assess, calibrated, entropy
-from rtsam_jax.prediction.distance import Reference
 from rtsam_jax.prediction.document import Result
 from rtsam_jax.prediction.inputs import Inputs, Request, box_on_grid, click_in_world, read_inputs
 from rtsam_jax.prediction.outputs import (
@@ -202,16 +200,12 @@ def _has_reference(trained: Trained) -> bool:
     Raises:
         UnreadableFile: the calibration that names them is damaged.
     """
-    if trained.calibration is None:
-        return False
-    arrays = Calibration.from_dict(trained.calibration).arrays
-    if arrays is None:
+    if trained.known is None:
         return False
     try:
-        Reference.read(trained.folder, arrays)
+        return trained.reference is not None
     except UnreadableFile:  # which the confidence gives as a reason
         return False
-    return True
 
 
 def _results(segmenter: Segmenter, request: Request, options: Options) -> Iterator[Result]:
@@ -258,6 +252,7 @@ def _predict(
         for click in request.clicks
     )
     prediction = segmenter.predict(Prompts(clicks, inputs.mask))
+    raw = prediction.native_probability().array
     confidence = assess(
         trained,
         segmenter.model,
@@ -266,8 +261,8 @@ def _predict(
         seed=options.seed,
         record=inputs.record,
         mask=inputs.mask,
+        native=raw,
     )
-    raw = prediction.native_probability().array
     mask = raw >= np.float32(THRESHOLD)
     probability = calibrated(raw, trained)
     doubt = doubts(prediction.opened, inputs.image)

@@ -14,7 +14,6 @@ from rtsam_jax.data.nifti import Volume
 from rtsam_jax.errors import UnreadableFile
 from rtsam_jax.evaluation.click_model import ClickModel, Turn
 from rtsam_jax.evaluation.scoring import THRESHOLD
-from rtsam_jax.evaluation.tiles import resample_window
 from rtsam_jax.prediction.augmented import TextPrompt, agreement
 from rtsam_jax.prediction.calibration import GOOD, RELIABLE, Calibration, Signals
 from rtsam_jax.prediction.distance import Reference, pooled
@@ -73,6 +72,7 @@ def assess(
     seed: int = 0,
     record: Mapping[str, Scalar] | None = None,
     mask: Volume | None = None,
+    native: np.ndarray | None = None,
 ) -> Confidence:
     """Judges a prediction.
 
@@ -86,20 +86,20 @@ def assess(
         record: that the case's text was made of. Without it a model that is told texts is never
             shown a left-right mirrored case, since the text would lie.
         mask: the initial mask that was given, if any.
+        native: the prediction's probability on the original grid, where the caller has it already.
 
     Raises:
         UnreadableFile: the calibration is damaged.
     """
     opened = prediction.opened
-    known = _calibration(trained)
-    reference: Reference | None = None
+    known = trained.known
     lost: tuple[str, ...] = ()
-    if known is not None and known.arrays is not None:
-        try:
-            reference = Reference.read(trained.folder, known.arrays)
-        except UnreadableFile as cause:
-            lost = (str(cause),)
-    _, native = resample_window(prediction.probability, opened.window, opened.native)
+    try:
+        reference = trained.reference
+    except UnreadableFile as cause:
+        reference, lost = None, (str(cause),)
+    if native is None:
+        native = prediction.native_probability().array
     inside = native[native >= THRESHOLD]
     signals = observe(
         trained,
@@ -129,10 +129,9 @@ def calibrated(probability: np.ndarray, trained: Trained) -> np.ndarray:
 
     Unchanged where there is none. One half stays one half: no mask changes.
     """
-    known = _calibration(trained)
-    if known is None:
+    if trained.known is None:
         return np.asarray(probability, np.float32)
-    return tempered(probability, known.fit.temperature)
+    return tempered(probability, trained.known.fit.temperature)
 
 
 def entropy(probability: np.ndarray) -> np.ndarray:
@@ -339,7 +338,3 @@ def _mirrored(
         return None
     told = trained.tell(task.name, text)
     return told.table, told.text_id
-
-
-def _calibration(trained: Trained) -> Calibration | None:
-    return None if trained.calibration is None else Calibration.from_dict(trained.calibration)

@@ -7,6 +7,7 @@ mm are RAS+. NaN is null.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ from rtsam_jax.prompts.dose import box_corners
 from rtsam_jax.training.run import environment
 
 SCHEMA_VERSION = 1
+_environment = functools.cache(environment)  # which asks git
 _TOUCHING = np.ones((3, 3, 3), bool)  # faces, edges and corners
 
 
@@ -117,7 +119,7 @@ def describe(result: Result, trained: Trained) -> dict[str, Any]:
             "crop_voxels": trained.size,
         },
         "warnings": list(result.warnings),
-        **environment(),
+        **_environment(),
     }
     return finite(document)
 
@@ -198,7 +200,7 @@ def region_facts(opened: Opened, image: FileGrid, *, given: bool) -> dict[str, A
             **_place(scan.grid, box[0] - 0.5, box[1] + 0.5, image),
         },
         "crops": len(tiles),
-        "crop_mm": tiles.size * float(np.linalg.norm(scan.grid.affine[:3, 0])),
+        "crop_mm": tiles.size * float(scan.grid.spacing[0]),
         "covered": {
             **covered,
             "share_of_image": float(np.prod(high - low)) / total,

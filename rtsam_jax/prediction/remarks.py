@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from rtsam_jax.data.grid import Grid
 from rtsam_jax.data.nifti import Volume
 from rtsam_jax.evaluation.scoring import THRESHOLD
 from rtsam_jax.prediction.confidence import ACCEPT, REVIEW, Confidence
@@ -69,11 +70,11 @@ def _on_axes(image: Volume) -> Iterator[str]:
 
 
 def _on_clicks(mask: np.ndarray, image: Volume, clicks: Sequence[Click]) -> Iterator[str]:
-    to_index = np.linalg.inv(image.affine)
+    grid = Grid(image.shape, image.affine)
     last = np.array(mask.shape) - 1
     apart = 0
     for click in clicks:
-        at = np.rint(to_index[:3, :3] @ np.array(click.at_mm) + to_index[:3, 3])
+        at = np.rint(grid.to_index(np.array(click.at_mm)))
         apart += bool(mask[tuple(np.clip(at, 0, last).astype(int))]) != click.positive
     if apart:
         yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,14 +20,16 @@ from rtsam_jax.evaluation.click_model import ClickModel
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.models.sam3d import SAM3D
 from rtsam_jax.models.text_adapter import TextTable
+from rtsam_jax.prediction.calibration import Calibration
+from rtsam_jax.prediction.distance import Reference
 from rtsam_jax.prompts.record import Scalar
 from rtsam_jax.prompts.text import Text, write_prompt
 from rtsam_jax.text.language_model import describe
 from rtsam_jax.text.prompt_set import encode_texts, make_table
-from rtsam_jax.training.checkpoint import restore_params
 from rtsam_jax.training.model_file import ModelFile, TaskEntry, read_model_file
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import abstract_model
+from rtsam_jax.training.stored import restore_params
 from rtsam_jax.weights import flatten
 
 # By pooling, what a table's length is a multiple of, so that texts of other lengths compile
@@ -67,6 +70,22 @@ class Trained:
     weights: str
     calibration: dict[str, Any] | None
     warnings: tuple[str, ...]
+
+    @functools.cached_property
+    def known(self) -> Calibration | None:
+        """`calibration` as what it says; `UnreadableFile` if it is damaged."""
+        return None if self.calibration is None else Calibration.from_dict(self.calibration)
+
+    @functools.cached_property
+    def reference(self) -> Reference | None:
+        """The training cases that distances are measured from; None where there are none.
+
+        Raises:
+            UnreadableFile: the calibration is damaged, or the file that it names not there or
+                another one.
+        """
+        arrays = None if self.known is None else self.known.arrays
+        return None if arrays is None else Reference.read(self.folder, arrays)
 
     @property
     def spec(self) -> PreprocessSpec:

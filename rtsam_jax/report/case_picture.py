@@ -79,7 +79,7 @@ def draw_case(
       label: mask [X, Y, Z] on the model grid.
       in_hu: the image is in HU and has a fixed window; else the planes' own percentiles.
     """
-    spacing = np.linalg.norm(scan.grid.affine[:3, :3], axis=0)
+    spacing = scan.grid.spacing
     centre = overlay_centre(scan.grid.shape, label, scan.roi)
     cuts = [plane.cut(scan.image, centre[plane.through]) for plane in PLANES]
     if in_hu:

@@ -117,9 +117,9 @@ def test_entropy_is_a_bit_at_one_half_and_none_where_nothing_is_in_doubt() -> No
 
 def test_probabilities_are_calibrated_where_the_run_is() -> None:
     probability = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
-    trained: Any = SimpleNamespace(calibration=None)
+    trained: Any = SimpleNamespace(known=None)
     np.testing.assert_array_equal(calibrated(probability, trained), probability)
-    trained = SimpleNamespace(calibration=KNOWN.to_dict())
+    trained = SimpleNamespace(known=KNOWN)
     found = calibrated(probability, trained)
     np.testing.assert_array_equal(found, tempered(probability, KNOWN.fit.temperature))
     assert (found != probability).any()
