@@ -3,8 +3,9 @@
 Trains the whole method of a config and its ablations on the same splits and seeds, scores each
 without clicks, and leaves tables and figures: components (Table 2), text by task (Fig. 6), the crop
 without dose, tau (Figs. 7, 8), iterations and clicks (Fig. 9), loss. Runs that two studies share
-are trained once. Each run has a folder below config.out; the same command goes on where it was
-stopped, and trains nothing twice. docs/ablation.md says what to read from it.
+are trained once. With --pretrain-steps all start from one model of clicks alone, whose encoder they
+keep. Each run has a folder below config.out; the same command goes on where it was stopped, and
+trains nothing twice. docs/ablation.md says what to read from it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def load_data(plan: Plan) -> dict[str, RunData]:
     """
     by_split: dict[tuple[int, ...], tuple[RunData, list[str]]] = {}
     found = {}
-    for run in plan.runs:
+    for run in (*plan.pretraining, *plan.runs):
         require_encoder_weights(run.cfg)
         require_language_model(run.cfg)
         split = run.cfg.data.split_seed, run.cfg.data.inner_folds, run.cfg.data.inner_fold
@@ -79,24 +80,31 @@ def train(plan: Plan, data: dict[str, RunData], parallel: int) -> list[Failed]:
     with only_one(plan.out) as lock:
         left = [run for run in plan.runs if not run.done]
         print(f"{len(plan.runs)} runs, {len(left)} of them to do, in {plan.out}", flush=True)
-        if not left:
-            return []
 
         def steps(run: Run) -> int:
             return total_steps(run.cfg, len(data[run.replicate.name].train))
 
-        places = places_here(parallel)
-        return train_runs(left, places, {run.name: steps(run) for run in left}, lock)
+        # What the runs start from goes first, with the whole machine if it is a single one.
+        before = [run for run in plan.pretraining if not run.done] if left else []
+        for runs, at_a_time in ((before, 1 if len(before) == 1 else parallel), (left, parallel)):
+            if runs:
+                numbers = {run.name: steps(run) for run in runs}
+                failed = train_runs(runs, places_here(at_a_time), numbers, lock)
+                if failed or runs is left:
+                    return failed
+        return []
 
 
 def main() -> None:
     """Entry point of the command."""
     options, arguments = _parser().parse_known_args()
     require_alone(os.environ)
-    plan = make_plan(arguments, options.studies, _replicates(options))
+    plan = make_plan(
+        arguments, options.studies, _replicates(options), pretrain_steps=options.pretrain_steps
+    )
     if options.dry_run:
         print(describe(plan))
-        for run in plan.runs:
+        for run in (*plan.pretraining, *plan.runs):
             if not run.done:
                 print(shlex.join(run.command))
         return
@@ -154,6 +162,14 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=0,
         help="runs at a time, which share GPUs or cores; default: one per GPU, on a CPU one",
+    )
+    add(
+        "--pretrain-steps",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="first train N steps by clicks alone, which all variants start from with its image "
+        "encoder frozen; default: they start as the config says",
     )
     add("--dry-run", action="store_true", help="say what would be trained, and how")
     add("--markdown", type=Path, help="document to put the tables into, between its marks")

@@ -22,7 +22,7 @@ class ModelConfig:
 
     preset: str = "vit_b_ori"  # a key of rtsam_jax.models.presets.PRESETS
     compute_dtype: str = "float32"  # "float32" | "bfloat16"; parameters are always float32
-    checkpoint: str = ""  # folder written by converters.sam_med3d; "" = random initialisation
+    checkpoint: str = ""  # to start from: of converters.sam_med3d, or a run; "" = drawn at random
     freeze_encoder: bool = True  # Sec. 3.1
     # What a backward pass computes again instead of keeping it: "none" | "blocks", of a trained
     # encoder all but the blocks' inputs.

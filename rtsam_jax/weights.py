@@ -284,7 +284,7 @@ def load_weights(
         )
     params = folder / PARAMS_FOLDER
     try:
-        with _by_itself():
+        with by_itself():
             arrays = flatten(read_quietly(lambda: ocp.load(params)))
     except ReadFailed as error:
         raise CheckpointIncomplete(
@@ -293,8 +293,8 @@ def load_weights(
     return nest({name: np.asarray(leaf) for name, leaf in arrays.items()}), meta
 
 
-def _by_itself() -> ocp.Context:
-    """Orbax without the run's other processes: each reads plain weights when it needs them."""
+def by_itself() -> ocp.Context:
+    """Orbax without the run's other processes: each reads weights when it needs them."""
     context, index = ocp.Context(), jax.process_index()
     context.multiprocessing.primary_host = index
     context.multiprocessing.active_processes = {index}

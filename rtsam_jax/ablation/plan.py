@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rtsam_jax.ablation.variants import STUDIES, Study, Variant, require_whole_method
+from rtsam_jax.ablation.variants import (
+    PRETRAINING,
+    STUDIES,
+    Changes,
+    Study,
+    Variant,
+    require_whole_method,
+)
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.selection import held_out_name
 from rtsam_jax.errors import ConfigError
@@ -17,6 +24,7 @@ from rtsam_jax.flags import parse_config
 from rtsam_jax.report.tables import Table, render
 
 _OWN = ("out", "seed")  # fields that a run is given here, not by the user
+PRETRAINED = "pretrained"
 DONE = ".json"  # beside a run's folder, once its command has ended well
 LOG = ".log"
 
@@ -31,10 +39,10 @@ class Replicate:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a variant in one replicate.
+    """One training: a variant in one replicate, or what such trainings start from.
 
     Attributes:
-        variant: name of the first variant that is this run.
+        variant: name of the first variant that is this run, or `PRETRAINED`.
         arguments: of `python -m rtsam_jax.train`.
         cfg: what these say.
     """
@@ -59,7 +67,7 @@ class Run:
 
     @property
     def done_file(self) -> Path:
-        """Says how long it took; there once it is trained and scored."""
+        """Says how long it took; there once it is trained and, unless `PRETRAINED`, scored."""
         return self.folder.with_name(self.folder.name + DONE)
 
     @property
@@ -69,7 +77,8 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return self.done_file.is_file() and self.cases_file.is_file()
+        scored = not self.cfg.evaluate or self.cases_file.is_file()
+        return self.done_file.is_file() and scored
 
     @property
     def command(self) -> list[str]:
@@ -87,6 +96,7 @@ class Plan:
         run_of: by a variant's name, the name of the one whose runs it shares: often its own.
         runs: in the order of the studies, replicate by replicate, so that the first replicate of
             everything is there early.
+        pretraining: runs that those start from, one per split of the patients; () for none.
     """
 
     cfg: ExperimentConfig
@@ -95,6 +105,7 @@ class Plan:
     replicates: tuple[Replicate, ...]
     run_of: Mapping[str, str]
     runs: tuple[Run, ...]
+    pretraining: tuple[Run, ...] = ()
 
     def of(self, variant: Variant) -> list[Run]:
         """A variant's runs, one per replicate."""
@@ -120,13 +131,23 @@ def repeats(count: int) -> tuple[Replicate, ...]:
 
 
 def make_plan(
-    arguments: Sequence[str], studies: Sequence[str], replicates: Sequence[Replicate]
+    arguments: Sequence[str],
+    studies: Sequence[str],
+    replicates: Sequence[Replicate],
+    *,
+    pretrain_steps: int = 0,
 ) -> Plan:
     """The runs of some studies.
+
+    With `pretrain_steps` they start from a run that was taught by clicks alone, on the same
+    training patients, and keep its image encoder frozen (Sec. 3.1), as one would with published
+    weights. Seeds share that run; a fold or another split has its own, since it may not have seen
+    the patients who are held out there.
 
     Args:
         arguments: `--config FILE` and `--config.FIELD=VALUE`, as for `rtsam_jax.train`.
         studies: names of `STUDIES`.
+        pretrain_steps: of the run they start from; 0: from `config.model.checkpoint`, or nothing.
 
     Raises:
         ConfigError: the config is not the whole method, or a variant of it is out of range.
@@ -145,14 +166,28 @@ def make_plan(
         run_of.setdefault(variant.name, owner.setdefault(same, variant.name))
     chosen = tuple(study for name, study in STUDIES.items() if name in studies)
     distinct = {run_of[variant.name]: variant for study in chosen for variant in study.variants}
-    runs = []
+
+    def make_run(name: str, replicate: Replicate, changes: Changes) -> Run:
+        changes = {"seed": cfg.seed, **changes, **replicate.changes}
+        changes["out"] = str(out / name / replicate.name)
+        own = (*shared, *map(_override, changes, changes.values()))
+        return Run(name, replicate, own, _parse(own, {}))
+
+    runs, pretraining = [], dict[str, Run]()
     for replicate in replicates:
+        start: Changes = {}
+        if pretrain_steps:
+            split = replicate if set(replicate.changes) - {"seed"} else seeds([cfg.seed])[0]
+            if split.name not in pretraining:
+                wanted = {**PRETRAINING, "steps": pretrain_steps}
+                pretraining[split.name] = make_run(PRETRAINED, split, wanted)
+            before = str(pretraining[split.name].folder)
+            start = {"model.checkpoint": before, "model.freeze_encoder": True}
         for name, variant in distinct.items():
-            changes = {"seed": cfg.seed, **variant.changes, **replicate.changes}
-            changes["out"] = str(out / name / replicate.name)
-            own = (*shared, *map(_override, changes, changes.values()))
-            runs.append(Run(name, replicate, own, _parse(own, {})))
-    return Plan(cfg, out, chosen, tuple(replicates), run_of, tuple(runs))
+            runs.append(make_run(name, replicate, {**start, **variant.changes}))
+    return Plan(
+        cfg, out, chosen, tuple(replicates), run_of, tuple(runs), tuple(pretraining.values())
+    )
 
 
 def identity(cfg: ExperimentConfig) -> str:

@@ -30,6 +30,14 @@ _TBC: Changes = {"prompt.task": "text", "prompt.box": True, **_DICE_CE}  # click
 _TBCL: Changes = {"prompt.task": "text", "prompt.box": True}  # and the loss
 _TILED: Changes = {"data.crop": "image"}
 
+# What all variants may start from: a model of clicks alone, as SAM-Med3D's, that knows no task.
+PRETRAINING: Changes = {
+    "prompt.task": "none",
+    "prompt.box": False,
+    "evaluate": False,
+    **_DICE_CE,
+}
+
 TAUS = (0.5, 0.6, 0.7, 0.8, 0.9)
 ITERATIONS = (0, 1, 3, 5)
 CLICKS = (2, 4, 6)

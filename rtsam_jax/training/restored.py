@@ -13,11 +13,11 @@ from rtsam_jax.config import ExperimentConfig, MeshConfig
 from rtsam_jax.errors import ConfigError, UnreadableFile
 from rtsam_jax.flags import check_types
 from rtsam_jax.models.sam3d import SAM3D
-from rtsam_jax.training.checkpoint import restore_params
 from rtsam_jax.training.model_file import check_language_model, check_tasks
 from rtsam_jax.training.run import RECORD, read_record
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import abstract_model
+from rtsam_jax.training.stored import restore_params
 
 
 def load_run_config(run: Path) -> ExperimentConfig:

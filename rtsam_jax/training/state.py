@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,11 +18,10 @@ from rtsam_jax.models.initialise import draw_parameters
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.models.prompt_encoder import PromptSizes
 from rtsam_jax.models.sam3d import SAM3D
+from rtsam_jax.training.initial import CORNERS, initial_parameters
 from rtsam_jax.training.rules import trained_filter
 from rtsam_jax.training.sharding import parameter_shardings, replicated
-from rtsam_jax.weights import OWN_PARAMETERS, check_fit, flatten, load_weights
-
-CORNERS = "prompt_encoder.corner_embed"
+from rtsam_jax.weights import OWN_PARAMETERS, check_fit
 
 
 @jax.tree_util.register_dataclass
@@ -86,7 +84,8 @@ def require_encoder_weights(cfg: ExperimentConfig) -> None:
         raise EncoderWeightsMissing(
             "config.model.freeze_encoder is True but config.model.checkpoint is empty, so the "
             "image encoder would stay random for ever: give a folder written by "
-            "converters.sam_med3d, or set config.model.freeze_encoder=False to train from scratch."
+            "converters.sam_med3d or that of a run, or set config.model.freeze_encoder=False to "
+            "train from scratch."
         )
 
 
@@ -114,10 +113,8 @@ def build(
     """
     require_encoder_weights(cfg)
     model = nnx.eval_shape(lambda: make_model(cfg, tasks, text_width))
-    given: dict[str, Any] = {}
-    if cfg.model.checkpoint:
-        nested, _ = load_weights(Path(cfg.model.checkpoint), cfg.model.preset)
-        given = flatten(nested)
+    given = initial_parameters(cfg)
+    if given:
         check_fit(model, given, allow_new=OWN_PARAMETERS)
     given |= constants or {}
     abstract = nnx.state(model)

@@ -166,3 +166,42 @@ def test_the_projects_configs_are_whole_and_share_all_they_can(name: str) -> Non
     file = REPOSITORY / "configs" / f"{name}.py"
     plan = make_plan(["--config", str(file)], [*STUDIES], seeds([0, 1, 2]))
     assert len(plan.runs) == 18 * 3 and plan.out == Path("runs") / name
+
+
+def test_seeds_start_from_one_pretraining_with_its_encoder_frozen(tmp_path: Path) -> None:
+    arguments = ["--config", config_file(tmp_path), "--config.seed=5"]
+    plan = make_plan(arguments, ["components"], seeds([0, 1]), pretrain_steps=33)
+    [first] = plan.pretraining
+    assert first.name == "pretrained/seed5" and first.cfg.steps == 33
+    assert first.cfg.model == plan.cfg.model  # trained as a whole
+    clicks = first.cfg.click == plan.cfg.click and first.cfg.loss.dice == 0
+    assert clicks and first.cfg.prompt.task == "none" and not first.cfg.prompt.box
+    without = make_plan(arguments, ["components"], seeds([0, 1]))
+    assert not without.pretraining and len(without.runs) == len(plan.runs)
+    for run, fresh in zip(plan.runs, without.runs, strict=True):
+        changed = leaves(run.cfg).items() ^ leaves(fresh.cfg).items()
+        assert {name for name, _ in changed} <= {"model.checkpoint", "model.freeze_encoder"}
+        assert run.cfg.model.checkpoint == str(first.folder) and run.cfg.model.freeze_encoder
+
+
+def test_a_pretraining_never_sees_who_is_held_out(tmp_path: Path) -> None:
+    arguments = ["--config", config_file(tmp_path)]
+    for replicates in (folds(3), repeats(2)):
+        plan = make_plan(arguments, ["text"], replicates, pretrain_steps=33)
+        assert len(plan.pretraining) == len(replicates)
+        for run in plan.runs:
+            [first] = (r for r in plan.pretraining if str(r.folder) == run.cfg.model.checkpoint)
+            for field in ("split_seed", "inner_folds", "inner_fold", "eval_split"):
+                assert getattr(first.cfg.data, field) == getattr(run.cfg.data, field)
+
+
+def test_a_pretraining_is_done_without_scores(tmp_path: Path) -> None:
+    plan = make_plan(["--config", config_file(tmp_path)], ["text"], seeds([0]), pretrain_steps=33)
+    [first] = plan.pretraining
+    assert not first.done
+    first.done_file.parent.mkdir(parents=True)
+    first.done_file.write_text("{}")
+    assert first.done
+    plan.runs[0].done_file.parent.mkdir(parents=True)
+    plan.runs[0].done_file.write_text("{}")
+    assert not plan.runs[0].done  # not scored

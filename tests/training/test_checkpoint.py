@@ -13,9 +13,10 @@ from flax import nnx
 from rtsam_jax import errors
 from rtsam_jax.config import MeshConfig
 from rtsam_jax.optim import make_optimizer
-from rtsam_jax.training.checkpoint import RunCheckpoints, restore_params
+from rtsam_jax.training.checkpoint import RunCheckpoints
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import Built, abstract_model, build
+from rtsam_jax.training.stored import restore_params
 from tests.tiny import tiny_config
 from tests.training.conftest import copied
 
