@@ -218,8 +218,9 @@ class OurSide:
         optimizer = make_optimizer(self.cfg.optim, steps=_STEPS)
         trained = jax.tree.map(jnp.copy, self.trained)
         # Committed to the mesh from the start: else the second step would be another program.
-        number = jax.device_put(jnp.zeros((), jnp.int32), self.mesh and replicated(self.mesh))
-        state = TrainState(number, trained, self._moments(optimizer))
+        counts = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.uint32)
+        number, seed = jax.device_put(counts, self.mesh and replicated(self.mesh))
+        state = TrainState(number, seed, trained, self._moments(optimizer))
         return make_train_step(self.graphdef, optimizer, self.cfg), state
 
     def _moments(self, optimizer: optax.GradientTransformation) -> Any:

@@ -108,7 +108,8 @@ def abstract_arguments(cfg: ExperimentConfig, mesh: Mesh) -> tuple[Any, ...]:
         parameter_shardings(mesh, moments),
     )
     everywhere = replicated(mesh)
-    state = TrainState(shaped((), jnp.int32, everywhere), trained, opt_state)
+    counts = shaped((), jnp.int32, everywhere), shaped((), jnp.uint32, everywhere)
+    state = TrainState(*counts, trained, opt_state)
     rows = batch_rows(mesh, cfg.batch_size, cfg.accumulate)
     size = get_spec(cfg.model.preset).image_size
     side = size + 2 * margin(cfg.augment, size)

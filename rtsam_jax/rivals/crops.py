@@ -85,6 +85,6 @@ def make_draw(cfg: ExperimentConfig) -> Draw:
     def draw(batch: Sample, step: jax.Array) -> tuple[jax.Array, View]:
         if cfg.views.per_case:
             return draw_view(batch, fixed_view_keys(batch.view), cfg)
-        return draw_view(batch, row_keys(cfg, step, len(batch.weight)).view, cfg)
+        return draw_view(batch, row_keys(cfg, cfg.seed, step, len(batch.weight)).view, cfg)
 
     return lambda batch, step: draw(batch, np.int32(step))

@@ -96,7 +96,8 @@ class RunCheckpoints:
         fill(trained, items["params"])
         leaves = [items["train_state"]["opt"][k] for k in sorted(items["train_state"]["opt"])]
         opt_state = jax.tree.unflatten(jax.tree.structure(built.state.opt_state), leaves)
-        state = TrainState(items["train_state"]["step"], trained, opt_state)
+        number = items["train_state"]["step"]
+        state = TrainState(number, built.state.seed, trained, opt_state)
         return Built(built.graphdef, frozen, state)
 
     def close(self) -> None:

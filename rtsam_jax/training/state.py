@@ -27,9 +27,10 @@ from rtsam_jax.weights import OWN_PARAMETERS, check_fit
 @jax.tree_util.register_dataclass
 @dataclass
 class TrainState:
-    """What a step changes. `trained` holds only what the optimiser sees."""
+    """What a step changes, and what it draws from. `trained` holds only what the optimiser sees."""
 
     step: jax.Array  # int32 []
+    seed: jax.Array  # uint32 [], of the config; not in the program, so that seeds share one
     trained: nnx.State
     opt_state: Any
 
@@ -130,5 +131,6 @@ def build(
     )
     moments = parameter_shardings(mesh, jax.eval_shape(optimizer.init, trained))
     opt_state = jax.jit(optimizer.init, out_shardings=moments)(trained)
-    step = jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh))
-    return Built(graphdef, frozen, TrainState(step, trained, opt_state))
+    counts = jnp.zeros((), jnp.int32), jnp.asarray(cfg.seed, jnp.uint32)
+    step, seed = jax.device_put(counts, replicated(mesh))
+    return Built(graphdef, frozen, TrainState(step, seed, trained, opt_state))

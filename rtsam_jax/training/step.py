@@ -54,9 +54,9 @@ class RowKeys(NamedTuple):
     clicks: Array  # [B, 1 + iterations]
 
 
-def row_keys(cfg: ExperimentConfig, step: Array, rows: int) -> RowKeys:
-    """All that step number `step` draws."""
-    key = jax.random.fold_in(jax.random.key(cfg.seed), step)
+def row_keys(cfg: ExperimentConfig, seed: int | Array, step: Array, rows: int) -> RowKeys:
+    """All that step number `step` of a run with that seed draws."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
     key, augment_key = jax.random.split(key)
     click_key, box_key = jax.random.split(key)
     return RowKeys(
@@ -180,7 +180,7 @@ def update(
     """The state after a step with these gradients."""
     updates, opt_state = optimizer.update(laid_out(gradients), state.opt_state, state.trained)
     trained = laid_out(optax.apply_updates(state.trained, updates))
-    return TrainState(state.step + 1, trained, laid_out(opt_state))
+    return TrainState(state.step + 1, state.seed, trained, laid_out(opt_state))
 
 
 def make_train_step(
@@ -216,7 +216,7 @@ def make_train_step(
 
             return jax.grad(loss_fn, has_aux=True)(whole)
 
-        keys = row_keys(cfg, state.step, len(batch.weight))
+        keys = row_keys(cfg, state.seed, state.step, len(batch.weight))
         found, metrics = accumulate(gradients, (batch, keys), cfg.accumulate)
         metrics = metrics._replace(grad_norm=optax.tree.norm(found))
         return update(optimizer, state, found), metrics

@@ -53,7 +53,7 @@ def make_view_step(
 
             return jax.grad(loss_fn, has_aux=True)(gathered(state.trained))
 
-        clicks = row_keys(cfg, state.step, len(view.weight)).clicks
+        clicks = row_keys(cfg, state.seed, state.step, len(view.weight)).clicks
         found, metrics = accumulate(gradients, (view, clicks), cfg.accumulate)
         metrics = metrics._replace(grad_norm=optax.tree.norm(found))
         return update(optimizer, state, found), metrics

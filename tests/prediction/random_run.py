@@ -32,7 +32,7 @@ def save_random_run(folder: Path, cfg: ExperimentConfig, *, seed: int = 0) -> Pa
         text_width=0 if about is None else about.spec.width,
     )
     graphdef, trained, frozen = nnx.split(network, trained_filter(False), ...)
-    state = TrainState(jnp.asarray(7, jnp.int32), trained, ())
+    state = TrainState(jnp.int32(7), jnp.uint32(0), trained, ())
     with closing(RunCheckpoints(folder, keep=1)) as checkpoints:
         checkpoints.save(Built(graphdef, frozen, state), loss=1.0)
     write_model_file(

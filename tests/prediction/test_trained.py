@@ -100,7 +100,7 @@ def test_parameters_that_are_not_finite(run: Path, copy: Path) -> None:
     leaves[-1] = leaves[-1].at[(0,) * leaves[-1].ndim].set(np.nan)
     network = nnx.merge(trained.graphdef, jax.tree.unflatten(structure, leaves))
     graphdef, own, frozen = nnx.split(network, trained_filter(False), ...)
-    built = Built(graphdef, frozen, TrainState(jnp.asarray(8, jnp.int32), own, ()))
+    built = Built(graphdef, frozen, TrainState(jnp.int32(8), jnp.uint32(0), own, ()))
     with closing(RunCheckpoints(copy, keep=2)) as checkpoints:
         checkpoints.save(built, loss=1.0)
     with pytest.raises(errors.CheckpointIncomplete, match="checkpoint 8 .* from a copy") as raised:

@@ -88,7 +88,9 @@ def test_the_batches_are_bit_equal_to_ours(task: str, tiny_dataset: Path, tmp_pa
     theirs, wanted = crop_batches(cfg, data, prepare_training(cfg, data)), ours(cfg, data)
     tasks = {i: data.tasks.index(case.task) for i, case in enumerate(data.train)}
     draw = make_draw(cfg)
-    step_draw = jax.jit(lambda b, s: draw_view(b, row_keys(cfg, s, len(b.weight)).view, cfg))
+    step_draw = jax.jit(
+        lambda b, s: draw_view(b, row_keys(cfg, cfg.seed, s, len(b.weight)).view, cfg)
+    )
     for step in range(4):  # the last is past the run's end: rows of weight 0
         a, b = theirs[step], wanted[step]
         assert_same_crops(a, b)

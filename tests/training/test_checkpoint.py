@@ -15,7 +15,7 @@ from rtsam_jax.config import MeshConfig
 from rtsam_jax.optim import make_optimizer
 from rtsam_jax.training.checkpoint import RunCheckpoints
 from rtsam_jax.training.sharding import make_mesh
-from rtsam_jax.training.state import Built, abstract_model, build
+from rtsam_jax.training.state import Built, TrainState, abstract_model, build
 from rtsam_jax.training.stored import restore_params
 from tests.tiny import tiny_config
 from tests.training.conftest import copied
@@ -30,7 +30,9 @@ def fresh(seed: int = 0) -> Built:
 
 
 def everything(built: Built) -> list[np.ndarray]:
-    return jax.tree.leaves(copied((built.state, built.frozen)))
+    state = built.state
+    kept = state.step, state.trained, state.opt_state, built.frozen  # the seed is the config's
+    return jax.tree.leaves(copied(kept))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, lis
     The state is updated in place right after each save, as training does.
     """
     run = tmp_path_factory.mktemp("run")
-    bump = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+
+    def one_more(state: TrainState) -> TrainState:
+        step, trained, moments = jax.tree.map(
+            lambda x: x + 1, (state.step, state.trained, state.opt_state)
+        )
+        return TrainState(step, state.seed, trained, moments)
+
+    bump = jax.jit(one_more, donate_argnums=0)
     built, was = fresh(), {}
     checkpoints = RunCheckpoints(run, keep=2)
     for step, loss in LOSSES.items():
@@ -69,6 +78,7 @@ def test_a_restored_state_is_bit_equal(saved, step: int | None) -> None:
     checkpoints.close()
     for a, b in zip(everything(built), was[step or 6], strict=True):
         np.testing.assert_array_equal(a, b)
+    assert int(built.state.seed) == 9
     for leaf in jax.tree.leaves(built.state):
         assert leaf.sharding.mesh == ONE
 

@@ -110,7 +110,7 @@ def _bursting(step: Any) -> Any:
         state, metrics = step(state, frozen, batch)
         with jax.transfer_guard("allow"):
             trained = jax.tree.map(lambda x: x * jnp.float32(3e38), state.trained)
-        return TrainState(state.step, trained, state.opt_state), metrics
+        return TrainState(state.step, state.seed, trained, state.opt_state), metrics
 
     return run
 
