@@ -101,6 +101,8 @@ def settings(record: Record) -> str:
         f"tau {cfg.dose.tau:g}, {total_steps(cfg, len(data.train))} steps of {cfg.batch_size}; "
         f"each variant as {replicates}.",
     ]
+    if record.plan.pretraining:
+        sentences.append(_pretraining(record))
     done = [run for run in record.plan.runs if run.done]
     seconds = seconds_of(done)
     if seconds:
@@ -113,6 +115,19 @@ def settings(record: Record) -> str:
             f"{about['python']}, jax {about['versions']['jax']}."
         )
     return " ".join(sentences)
+
+
+def _pretraining(record: Record) -> str:
+    """What the runs start from; in words, since no row of the tables shows it."""
+    [first, *others] = record.plan.pretraining
+    steps = total_steps(first.cfg, len(record.data.train))
+    seconds = seconds_of(record.plan.pretraining)
+    took = f" ({timedelta(seconds=round(statistics.median(seconds)))})" if seconds else ""
+    whose = "of its own" if others else "that all share"
+    return (
+        f"Every run starts from a pretraining {whose}: {steps} steps{took} on the same training "
+        "cases, by clicks alone (no task, no box, Dice-CE); its image encoder stays frozen."
+    )
 
 
 def text(record: Record) -> str:

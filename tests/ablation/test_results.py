@@ -10,10 +10,11 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from rtsam_jax.ablation.plan import Plan, make_plan, seeds
+from rtsam_jax.ablation.plan import Plan, folds, make_plan, seeds
 from rtsam_jax.ablation.record import (
     Record,
     make_record,
+    settings,
     text,
     write_document,
     write_files,
@@ -151,6 +152,16 @@ def test_the_tables_say_what_was_measured_and_what_is_not_there(record: Record) 
     assert "tiny (synthetic), tasks orn, ce, crn" in whole
     assert "each variant as seed0, seed1" in whole and "1:01 (median, 0:01:01 at most" in whole
     assert "Failed: base-id/seed0." in whole
+    assert "pretraining" not in whole
+
+
+def test_what_all_runs_start_from_is_said(plan: Plan, tmp_path: Path) -> None:
+    arguments = [*plan.runs[0].arguments[:2], f"--config.out={tmp_path / 'out'}"]
+    for replicates, whose in ((seeds([0, 1]), "that all share"), (folds(2), "of its own")):
+        started = make_plan(arguments, ["text"], replicates, pretrain_steps=7)
+        write_json(started.pretraining[0].done_file, {"seconds": 83.0, "resumed": False})
+        said = settings(make_record([], started, load_run_data(started.cfg), []))
+        assert f"starts from a pretraining {whose}: 7 steps (0:01:23) on the same" in said
 
 
 def test_the_files_hold_the_same_numbers(record: Record, plan: Plan) -> None:

@@ -57,18 +57,24 @@ def test_the_loss_falls_on_one_batch(training: Training) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_clicks_derive_from_the_step(training: Training) -> None:
+def test_clicks_derive_from_step_and_seed_by_one_program(training: Training) -> None:
     """The same batch at another step draws other clicks, so only later passes differ."""
     batch = shard_batch(training.mesh, training.batches()[0])
-    found = []
-    for number in (0, 0, 7):
+    found, programs = [], set()
+    for number, seed in ((0, 0), (0, 0), (7, 0), (0, 1)):
         built = training.build()
         built.state.step = jax.device_put(np.int32(number), built.state.step.sharding)
+        built.state.seed = jax.device_put(np.uint32(seed), built.state.seed.sharding)
         with jax.set_mesh(training.mesh):
             found.append(jax.device_get(training.step(built.state, built.frozen, batch)[1]))
-    first, same, later = found
+        programs.add(training.step._cache_size())
+    assert len(programs) == 1
+    first, same, later, other = found
     assert first.loss == same.loss and first.dice_fixed == later.dice_fixed
     assert first.loss != later.loss
+    # tiny_config augments nothing and jitters no box: another seed moves the clicks alone.
+    assert first.dice_fixed == other.dice_fixed
+    assert other.loss not in (first.loss, later.loss)
 
 
 def test_frozen_parameters_stay_and_all_others_move(frozen_training: Training) -> None:
