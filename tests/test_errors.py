@@ -55,6 +55,15 @@ def test_a_place_that_refuses(number: int, capsys: pytest.CaptureFixture[str]) -
     assert line.startswith("error[not_writable]: the system refuses access to runs/there")
 
 
+def test_ctrl_c_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as left:
+        errors.run_command(main)
+    assert left.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
 @pytest.mark.parametrize("error", [KeyError("x"), ValueError("x"), OSError(errno.EIO, "x")])
 def test_a_bug_keeps_its_traceback(error: Exception) -> None:
     def main() -> None:

@@ -110,12 +110,13 @@ def calibrate_run(
         "split": data.held_out_name,
         "measured": results,
     }
-    write_calibration(run, about | calibration.to_dict())
     folder = run / "evaluation" / data.held_out_name / "calibration"
     heading = f"{data.dataset.name}, split {data.held_out_name}"
     text = write_calibration_report(
         folder, calibration, own, others, results, heading=heading, kind=data.dataset.kind
     )
+    # Last: a calibration that predictions heed has its report.
+    write_calibration(run, about | calibration.to_dict())
     print(f"\n{heading} ({data.dataset.kind})\n\n{text}\ntables and pictures are in {folder}")
     return calibration
 

@@ -20,7 +20,7 @@ import numpy as np
 from rtsam_jax.data.failure import Failure
 from rtsam_jax.data.file_lock import take_lock
 from rtsam_jax.data.json_file import read_json, write_json
-from rtsam_jax.errors import DatasetSchemaError, NotWritable, OutputExists
+from rtsam_jax.errors import DatasetSchemaError, NotWritable, OutputExists, UnreadableFile
 from rtsam_jax.geometry import index_map
 from rtsam_jax.prediction.confidence import ACCEPT
 from rtsam_jax.prediction.document import SCHEMA_VERSION, Result, box_of, describe
@@ -40,7 +40,8 @@ _LOCK, _PART, _OLD = ".lock", ".part", ".old"
 def only_one(out: Path) -> Iterator[None]:
     """Keeps other commands out of a folder, and clears away what a killed one left half done.
 
-    What it was about to replace comes back.
+    What it was about to replace comes back. A folder that is made here and stays empty is removed
+    if the command fails.
 
     Raises:
         NotWritable: the system refuses to make or to lock it.
@@ -48,6 +49,7 @@ def only_one(out: Path) -> Iterator[None]:
     """
     if out.exists() and not out.is_dir():
         raise OutputExists(f"{out} is a file; name a folder with --out.")
+    new = not out.exists()
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / _LOCK).open("a")
@@ -63,7 +65,12 @@ def only_one(out: Path) -> Iterator[None]:
                 _bring_back(old, old.with_name(old.name[1 : -len(_OLD)]))
         for left in out.glob(f".*{_PART}"):
             shutil.rmtree(left, ignore_errors=True)
-        yield
+        try:
+            yield
+        except BaseException:
+            if new and os.listdir(out) == [_LOCK]:
+                shutil.rmtree(out, ignore_errors=True)
+            raise
 
 
 def lacking(folder: Path) -> list[str]:
@@ -91,6 +98,10 @@ def read_document(folder: Path) -> dict[str, Any] | None:
     if not isinstance(document, dict):
         return None
     ours = (document.get("schema"), document.get("kind")) == (SCHEMA_VERSION, "prediction")
+    try:
+        _done(document)
+    except (KeyError, TypeError, AttributeError):  # of parts that it lacks, or that are not such
+        return None
     return document if ours and document.get("key") else None
 
 
@@ -217,8 +228,10 @@ def write_summary(
         NotWritable: no space, no permission.
     """
     failed = {failure.case for failure in failures}
-    found = [read_document(path.parent) for path in sorted(out.glob(f"[!.]*/[!.]*/{DOCUMENT}"))]
-    rows = [_done(document) for document in found if document is not None]
+    rows = []
+    for path in sorted(out.glob(f"[!.]*/[!.]*/{DOCUMENT}")):
+        document = read_document(path.parent)
+        rows.append(_unread(path) if document is None else _done(document))
     rows = [
         _earlier(row) if row["case"] in failed and (row["case"], row["task"]) not in made else row
         for row in rows
@@ -258,6 +271,18 @@ def _done(document: Mapping[str, Any]) -> dict[str, Cell]:
         "weights": document["model"]["weights"][:12],
         "warnings": len(document["warnings"]),
         "what": " ".join(filter(None, remarks)),
+    }
+
+
+def _unread(path: Path) -> dict[str, Cell]:
+    """What has the name and place of a prediction, but is none."""
+    return {
+        "case": path.parent.parent.name,
+        "task": path.parent.name,
+        "result": "unreadable",
+        "error": UnreadableFile.code,
+        "what": f"{path} is damaged, or of another version or program; predict it again with "
+        "--overwrite, or move it away.",
     }
 
 

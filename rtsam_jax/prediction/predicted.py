@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rtsam_jax.data.nifti import Volume
+from rtsam_jax.errors import ConfigError
 from rtsam_jax.evaluation.click_model import Turn
 from rtsam_jax.evaluation.tiles import resample_window, whole_mask
 from rtsam_jax.prediction.opened import Opened
@@ -17,10 +18,23 @@ VolumeOrFile = Volume | str | Path
 
 @dataclass(frozen=True)
 class Click:
-    """A point that belongs to what is segmented, or does not."""
+    """A point that belongs to what is segmented, or does not.
+
+    Raises:
+        ConfigError: `at_mm` is not three numbers.
+    """
 
     at_mm: tuple[float, float, float]  # world RAS+
     positive: bool
+
+    def __post_init__(self) -> None:
+        try:
+            x, y, z = map(float, self.at_mm)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"a click at {self.at_mm!r} is not a point; give x, y and z in world mm."
+            ) from None
+        object.__setattr__(self, "at_mm", (x, y, z))
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,6 +117,9 @@ def _names(arguments: argparse.Namespace, texts: Mapping[str, str | None]) -> di
             raise MissingFile(f"--{name} {texts[name]} matches no file; check it around {CASE}.")
     names = unique_names(matched(arguments.image), "case")
     _check_free(names.values())
+    for case, name in names.items():
+        if name != case:
+            print(f"{case} is written as {name}, which can name a folder anywhere", flush=True)
     return names
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from rtsam_jax.data.grid import Grid
-from rtsam_jax.data.nifti import Volume
 from rtsam_jax.data.preprocess import Preprocessed, preprocess
 from rtsam_jax.errors import ConfigError, NotWritable, SessionMismatch
 from rtsam_jax.evaluation.click_model import Turn
-from rtsam_jax.prediction.inputs import read_any, read_mask
+from rtsam_jax.prediction.given import read_given, read_given_mask
 from rtsam_jax.prediction.opened import Opened, open_scan
 from rtsam_jax.prediction.predicted import NO_PROMPTS, Click, Prediction, Prompts, VolumeOrFile
 from rtsam_jax.prediction.session import (
@@ -117,7 +116,7 @@ class Segmenter:
             name: of the case, for errors.
 
         Raises:
-            ConfigError: the model was not trained for this task.
+            ConfigError: the model was not trained for this task; image or dose is neither.
             RecordError: the record says what a prompt must not say.
             MissingFile, UnreadableFile, VolumeError, ExtraMissing: of the files; see `preprocess`.
             IncompleteCase, PromptOutside: as `open_scan`.
@@ -175,7 +174,7 @@ class Segmenter:
         state, source = self._open, None
         opened, turns = state.opened, [state.opened.first]
         if prompts.mask is not None:
-            mask, source = _initial(prompts.mask)
+            mask, source = read_given_mask(prompts.mask)
             logits = opened.mask_prompt(mask, self.model.spec.mask_size)
             turns = [self.model.first(opened.crops, logits)]
         for click in prompts.clicks:
@@ -195,6 +194,7 @@ class Segmenter:
             positive: whether the point belongs to what is segmented.
 
         Raises:
+            ConfigError: that is no point.
             PromptOutside: the model sees nothing of the image there.
         """
         state, click = self._open, Click(at_mm, positive)
@@ -297,8 +297,8 @@ class Segmenter:
         name: str,
     ) -> tuple[Preprocessed, Grid, tuple[Source, Source | None] | None]:
         """A case on the model grid, its image's own grid, and its files if it has them all."""
-        volume, image_file = _read(image, "image")
-        given, dose_file = (None, None) if dose is None else _read(dose, "dose")
+        volume, image_file = read_given(image, "image")
+        given, dose_file = (None, None) if dose is None else read_given(dose, "dose")
         spec = self.trained.spec
         scan = preprocess(
             volume,
@@ -336,21 +336,5 @@ class Segmenter:
         return Prediction(opened, turn, opened.probability(turn))
 
 
-def _read(place: VolumeOrFile, what: str) -> tuple[Volume, Source | None]:
-    """A volume, and its file if it is given as one."""
-    if isinstance(place, Volume):
-        return place, None
-    path = Path(place)
-    return read_any(path, what=what), Source.of(path, what=what)
-
-
-def _initial(mask: VolumeOrFile) -> tuple[Volume, Source | None]:
-    """An initial mask, and its file if it is given as one."""
-    if isinstance(mask, Volume):
-        return mask, None
-    return read_mask(Path(mask)), Source.of(Path(mask), what="initial mask")
-
-
 def _logged(click: Click) -> Action:
-    x, y, z = map(float, click.at_mm)
-    return Action(CLICK, (x, y, z), bool(click.positive))
+    return Action(CLICK, click.at_mm, bool(click.positive))

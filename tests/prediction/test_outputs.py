@@ -18,7 +18,7 @@ import pytest
 
 from rtsam_jax.data.failure import Failure
 from rtsam_jax.data.nifti import Volume
-from rtsam_jax.errors import NotWritable, OutputExists
+from rtsam_jax.errors import NotWritable, OutputExists, UnreadableFile
 from rtsam_jax.prediction import cohort, outputs
 from rtsam_jax.prediction.document import Result
 from rtsam_jax.prediction.inputs import Request
@@ -155,6 +155,15 @@ def test_a_folder_is_one_commands_alone_and_what_a_kill_left_is_cleared(tmp_path
         pass
 
 
+def test_a_command_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:
+    for name, left in (("new", []), ("used", ["new"])):
+        with pytest.raises(ZeroDivisionError), only_one(tmp_path / "new"):
+            for path in left:
+                (tmp_path / "new" / path).touch()
+            raise ZeroDivisionError(name)
+        assert (tmp_path / "new").exists() == bool(left)
+
+
 @pytest.mark.parametrize("renamed", [1, 2])
 def test_a_prediction_that_is_being_replaced_outlives_a_kill(
     result: Result,
@@ -201,13 +210,20 @@ def test_the_summary_is_of_all_that_lies_there_and_of_what_failed_now(
     for number, change in enumerate(({"schema": 9}, {"kind": "run"})):  # or another version's
         folder = tmp_path / f"d{number}" / "orn"
         folder.mkdir(parents=True)
-        (folder / "prediction.json").write_text(json.dumps({"key": told["key"], **change}))
+        (folder / "prediction.json").write_text(json.dumps({**told, **change}))
+    (tmp_path / "e" / "orn").mkdir(parents=True)
+    parts = {name: told[name] for name in ("schema", "kind", "key")}
+    (tmp_path / "e" / "orn" / "prediction.json").write_text(json.dumps(parts))
     failures = [Failure("bb", "no_overlap", "The dose | of bb is elsewhere.")]
     table = write_summary(tmp_path, failures, "Predictions: x")
     assert (tmp_path / "summary.md").read_text() == f"# Predictions: x\n\n{table}"
     with (tmp_path / "summary.csv").open(newline="") as file:
         found = [(row["case"], row["result"], row["error"]) for row in csv.DictReader(file)]
-    assert found == [("a", "empty", ""), ("b", "mask", ""), ("bb", "failed", "no_overlap")]
+    assert found == [
+        *(("a", "empty", ""), ("b", "mask", ""), ("bb", "failed", "no_overlap")),
+        *((case, "unreadable", UnreadableFile.code) for case in ("c", "d0", "d1", "e")),
+    ]
+    assert f"{other} is damaged, or of another version or program; predict it again" in table
 
 
 @pytest.mark.parametrize("flag", ["accept", "review", "reject"])

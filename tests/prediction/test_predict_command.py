@@ -178,7 +178,7 @@ def test_a_prediction_that_lacks_a_file_is_made_again(
 def test_a_bad_patient_is_listed_and_stops_no_other(
     command: Command, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a", "b", "c", "d"):
+    for name in ("a", "b", "c", "d é"):
         (tmp_path / "in" / name).mkdir(parents=True)
         for part in ("image", "dose"):
             shutil.copy(
@@ -189,7 +189,7 @@ def test_a_bad_patient_is_listed_and_stops_no_other(
     whole = broken.read_bytes()
     broken.write_bytes(whole[:1000])
     (tmp_path / "in" / "c" / "dose.nii.gz").unlink()
-    (tmp_path / "in" / "d" / "record.json").write_text('{"age": "old"}')
+    (tmp_path / "in" / "d é" / "record.json").write_text('{"age": "old"}')
     where = tmp_path / "in" / "{case}"
     options = (
         *("--image", where / "image.nii.gz", "--dose", where / "dose.nii.gz"),
@@ -198,6 +198,7 @@ def test_a_bad_patient_is_listed_and_stops_no_other(
     with pytest.raises(errors.CasesFailed, match="3 of 4 cases could not be predicted"):
         command(*options)
     said = capsys.readouterr().out
+    assert "d é is written as d," in said
     assert "predicted 4/4 cases" in said and "There is no dose file" in said
     out = tmp_path / "out"
     assert {row["case"]: (row["result"], row["error"]) for row in rows(out)} == {
@@ -293,6 +294,7 @@ def test_training_cases_that_are_copied_later_make_other_predictions(
     with pytest.raises(errors.OutputExists):
         cohort.predict_cases(loaded, requests, options)
     known["fit"]["temperature"] = "hot"
+    monkeypatch.setattr(loaded, "trained", dataclasses.replace(trained))  # as another command
     with pytest.raises(errors.UnreadableFile, match=r"model\.json is damaged"):
         cohort.predict_cases(loaded, requests, options)
 

@@ -243,6 +243,9 @@ def test_a_click_that_the_model_cannot_see_changes_nothing(case, at, named) -> N
         segmenter.click(at)
     with pytest.raises(errors.PromptOutside, match=named):
         segmenter.predict(Prompts(clicks=(FIRST, Click(at, False))))
+    for point in ((50.0, 50.0), "here", 5.0, None):
+        with pytest.raises(errors.ConfigError, match="is not a point; give x, y and z in world mm"):
+            segmenter.click(point)
     assert same(segmenter._prediction(), before)
 
 
@@ -266,6 +269,10 @@ def test_a_case_that_cannot_be_opened_leaves_the_open_one(case, tiny_dataset: Pa
     ):
         with pytest.raises(error, match=named):
             segmenter.set_case(image, **more)
+    with pytest.raises(errors.ConfigError, match="image is of type ndarray; give a path, or a V"):
+        segmenter.set_case(np.zeros((4, 4, 4)), task="orn", box=ONE)
+    with pytest.raises(errors.ConfigError, match="initial mask is of type ndarray"):
+        segmenter.predict(Prompts(mask=np.zeros((4, 4, 4))))
     assert same(segmenter.predict(), before)
 
 
