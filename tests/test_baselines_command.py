@@ -157,6 +157,16 @@ def test_several_seeds_stand_side_by_side(place: Path, tiny_dataset: Path) -> No
         names = [m.case for m in cases]
         assert names == [f"{c} (seed {s})" for s in (3, 5) for c in ("p3_orn", "p4_ce")]
         assert {m.patient for m in cases} == {"p3", "p4"}
+    table = found.by_seed()
+    assert table is not None and table.header[1:] == (
+        "Dice, seed 3",
+        "Dice, seed 5",
+        "Std over seeds",
+    )
+    mean = sum(case.dice for case in found.ours[0].cases) / len(found.ours[0].cases)
+    assert [row[0] for row in table.rows] == ["ours", "VNet"]
+    assert table.rows[0][1:] == (pytest.approx(mean), pytest.approx(mean), 0)
+    assert comparison(place, data, [3]).by_seed() is None
     assert any("seeds 3, 5" in note and "by patient" in note for note in found.notes())
     assert found.models().rows[1][1] == "image, task, ROI"
 

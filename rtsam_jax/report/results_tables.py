@@ -14,7 +14,7 @@ import numpy as np
 
 from rtsam_jax.metrics.case import MEASURES, MORE_MEASURES, CaseMetrics
 from rtsam_jax.metrics.paired import paired_bootstrap, wilcoxon
-from rtsam_jax.metrics.strata import size_strata
+from rtsam_jax.metrics.strata import STRATA, size_strata
 from rtsam_jax.metrics.summary import ALL_TASKS, Aggregate, TaskSummary, of_task, summarise
 from rtsam_jax.report.tables import (
     MISS_NOTE,
@@ -35,7 +35,7 @@ INTERVAL_NOTE = (
     "too narrow."
 )
 STRATA_NOTE = (
-    "Cases of all tasks by the volume of their truth. A mean over cases is ruled by whatever size "
+    "Cases by the volume of their truth. A mean over cases is ruled by whatever size "
     "is most frequent; a small lesion loses more Dice by the same error in mm."
 )
 STRUCTURES_NOTE = (
@@ -178,22 +178,27 @@ def _interval_table(listed: Sequence[_Listed]) -> Table:
 
 
 def _strata_table(methods: Methods) -> Table:
-    header = ("Truth", "Method", "n", "Missed", "Dice", "95 % interval")
-    rows: dict[str, list[tuple[Cell, ...]]] = {}
+    """Sizes, small ones first; of each every task and, where there are several, all together."""
+    header = ("Truth", "Task", "Method", "n", "Missed", "Dice", "95 % interval")
+    rows: dict[tuple[int, str], list[tuple[Cell, ...]]] = {}
+    tasks = [*dict.fromkeys(case.task for cases in methods.values() for case in cases)]
+    shown = [*tasks, ALL_TASKS] if len(tasks) > 1 else tasks
     for name, cases in methods.items():
         for label, items in size_strata(list(cases)).items():
-            if items:
-                summary = summarise(items)[ALL_TASKS]
+            found = summarise(items)
+            for task in (task for task in shown if task in found):
+                summary, place = found[task], (STRATA.index(label), task)
                 dice = summary.measures["dice"]
-                rows.setdefault(label, []).append(
+                rows.setdefault(place, []).append(
                     (
-                        *(label, name, summary.n, summary.n_missed),
+                        *(label, task, name, summary.n, summary.n_missed),
                         *(_spread(dice, "dice"), _interval(dice, "dice")),
                         *(_spread(summary.measures[m], m) for m in _STRATA_MEASURES),
                     )
                 )
+    places = [(size, task) for size in range(len(STRATA)) for task in shown]
     titles = (*header, *(TITLES[m] for m in _STRATA_MEASURES))
-    return Table(titles, tuple(row for of_label in rows.values() for row in of_label))
+    return Table(titles, tuple(row for place in places for row in rows.get(place, ())))
 
 
 def _structure_table(methods: Methods) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,19 @@ class Comparison:
             rows.append((title, sees, of.parameters / 1e6, of.steps, seeds, minutes, of.device))
         return Table(header, tuple(rows))
 
+    def by_seed(self) -> Table | None:
+        """Mean Dice of each seed's run, and their standard deviation; None with a single seed."""
+        if len(self.seeds) == 1:
+            return None
+        header = ("Model", *(f"Dice, seed {seed}" for seed in self.seeds), "Std over seeds")
+        runs = {OURS: [run.cases for run in self.ours]} if self.ours else {}
+        runs |= {title: [run.cases for run in of] for title, of in self.rivals.items()}
+        means = {
+            name: [statistics.fmean(case.dice for case in cases) for cases in of]
+            for name, of in runs.items()
+        }
+        return Table(header, tuple((name, *of, statistics.stdev(of)) for name, of in means.items()))
+
     def notes(self) -> list[str]:
         """What a reader of the measures must know."""
         loss = {
@@ -113,6 +127,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
     with written_whole(folder / "models.tex") as beside:
         caption = f"What the models of {comparison.heading} see, and their size."
         beside.write_text(latex(models, caption=caption, label="tab:models"), encoding="utf-8")
+    seeds = comparison.by_seed()
+    if seeds is not None:
+        write_csv(seeds, folder / "seeds.csv")
     summary = write_results(
         folder,
         comparison.methods,
@@ -120,7 +137,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
         kind=kind,
         notes=comparison.notes(),
     )
-    return f"{comparison.heading} ({kind})\n\n{render(models)}\n{summary}"
+    shown = "\n".join(render(table) for table in (models, seeds) if table is not None)
+    return f"{comparison.heading} ({kind})\n\n{shown}\n{summary}"
 
 
 def section(comparison: Comparison, command: str, where: str) -> str:
@@ -130,6 +148,7 @@ def section(comparison: Comparison, command: str, where: str) -> str:
         command: that made it.
         where: machine and versions.
     """
+    seeds = comparison.by_seed()
     methods, cfg, kind = comparison.methods, comparison.cfg, comparison.data.dataset.kind
     patients = {found.patient for cases in methods.values() for found in cases}
     parts = [
@@ -137,6 +156,7 @@ def section(comparison: Comparison, command: str, where: str) -> str:
         f"{comparison.heading} ({kind}): {len(patients)} patients. {KINDS.get(kind, '')}\n",
         f"Batches of {cfg.batch_size}. {where}\n",
         render(comparison.models()),
+        *([render(seeds)] if seeds is not None else []),
         *(f"{note}\n" for note in comparison.notes()),
     ]
     for titled in results_tables(methods, find_differences(methods, COMPARED)):

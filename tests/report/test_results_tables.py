@@ -62,8 +62,25 @@ def test_sizes_have_a_row_for_every_method_and_small_ones_come_first() -> None:
     cases = [made_up(name, 0.4, volume_truth_ml=v) for name, v in volumes.items()]
     sizes = tables({"model": cases, "ROI": cases})["By lesion size"]
     labels = ["empty truth", "below 1 mL", "1 to 5 mL"]
-    assert [row[:2] for row in sizes.rows] == [(x, m) for x in labels for m in ("model", "ROI")]
-    assert row(sizes, "1 to 5 mL", "ROI")["n"] == 2
+    assert [row[:3] for row in sizes.rows] == [
+        (label, "orn", method) for label in labels for method in ("model", "ROI")
+    ]
+    assert row(sizes, "1 to 5 mL", "orn", "ROI")["n"] == 2
+
+
+def test_sizes_are_told_apart_by_task_where_there_are_several() -> None:
+    cases = [
+        made_up("a", 0.2, volume_truth_ml=0.5, task="ce"),
+        made_up("b", 0.4, volume_truth_ml=3.0),
+        made_up("c", 0.8, volume_truth_ml=0.5),
+    ]
+    sizes = tables({"model": cases})["By lesion size"]
+    assert [row[:2] for row in sizes.rows] == [
+        *(("below 1 mL", task) for task in ("ce", "orn", "all")),
+        *(("1 to 5 mL", task) for task in ("orn", "all")),
+    ]
+    assert row(sizes, "below 1 mL", "all")["Dice"] == "0.500 ± 0.424"
+    assert row(sizes, "below 1 mL", "ce")["Dice"] == "0.200"
 
 
 def test_structures_are_averaged_over_the_cases_that_have_them() -> None:
