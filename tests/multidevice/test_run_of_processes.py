@@ -20,6 +20,9 @@ from tests.multidevice.test_two_processes import free_port
 from tests.text.tiny_language_model import write_language_model
 from tests.tiny import tiny_config, write_config_file
 
+# The default suite has `test_two_processes` and the launchers' own tests.
+pytestmark = pytest.mark.slow
+
 STEPS, EVERY, BATCH = 24, 3, 4
 SECONDS = 20  # in which a process ends after another did: they are few, the machine may be busy
 EIGHT = ("--config.batch_size=8", "--config.steps=3", "--config.optim.lr=1e-3")
