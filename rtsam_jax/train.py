@@ -68,6 +68,7 @@ from rtsam_jax.training.run import (
     total_samples,
     total_steps,
 )
+from rtsam_jax.training.seen import require_unseen, write_seen
 from rtsam_jax.training.sharding import batch_rows, make_mesh, replicated, row_share
 from rtsam_jax.training.state import Built, build, require_encoder_weights
 from rtsam_jax.training.step import make_train_step
@@ -90,6 +91,8 @@ def run(cfg: ExperimentConfig) -> Built:
     require_encoder_weights(cfg)  # before a dataset is built
     require_language_model(cfg)
     data = first_then_others(partial(load_run_data, cfg))
+    if cfg.evaluate and is_first():
+        require_unseen(cfg, data.held_out)
     prompts = first_then_others(partial(prompt_set, cfg, data))
     steps = total_steps(cfg, len(data.train))
     optimizer = make_optimizer(cfg.optim, steps)
@@ -144,6 +147,7 @@ def _run_folder(cfg: ExperimentConfig, data: RunData, prompts: PromptSet) -> Ite
             text_width=prompts.width,
             language_model=prompts.language_model,
         )
+        write_seen(folder, cfg, data.train)
         barrier("run folder")
         yield folder
 

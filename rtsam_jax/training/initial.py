@@ -28,7 +28,7 @@ def initial_parameters(cfg: ExperimentConfig) -> dict[str, Any]:
     if not cfg.model.checkpoint:
         return {}
     folder = Path(cfg.model.checkpoint)
-    if not _is_run(folder):
+    if not is_run(folder):
         return flatten(load_weights(folder, cfg.model.preset)[0])
     trained = read_model_file(folder).config
     if trained.model.preset != cfg.model.preset:
@@ -46,7 +46,7 @@ def initial_parameters(cfg: ExperimentConfig) -> dict[str, Any]:
     return {name: leaf for name, leaf in params.items() if name not in OWN_PARAMETERS - kept}
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     """Whether `model.json` says so; what else is wrong with a folder, `load_weights` tells."""
     try:
         about = json.loads((folder / MODEL_FILE).read_text())
