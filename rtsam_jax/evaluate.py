@@ -8,8 +8,9 @@ A run is scored on a split, without clicks, beside the trivial predictors, into 
 --probe adds the same model told something else: `task`, another task; `text`, another case's text;
 `record`, another case's record; `no-record`, the task alone. --against sets another run's measures
 of the same cases beside: difference, 95 % interval by bootstrap over patients, Wilcoxon's p.
---calibrate scores nothing: it finds out on the split what the confidence of the run's predictions
-is worth, and keeps that in the run for `predict` (docs/confidence.md).
+--calibrate scores nothing: it finds out on a split, val where the dataset has one, what the
+confidence of the run's predictions is worth, and keeps that in the run for `predict`
+(docs/confidence.md).
 
 Masks are NIfTI. A PLACE is a folder with a file per case, called alike in all folders (CASE.nii.gz
 or CASE.nii), or a path in which {case} stands for the case, as in 'out/{case}/mask.nii.gz'. Several
@@ -91,7 +92,9 @@ def compare(
 def _run_parser() -> argparse.ArgumentParser:
     parser = _parser()
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained run")
-    parser.add_argument("--split", default="", help="split to score; default: the run's own")
+    parser.add_argument(
+        "--split", default="", help="split; default: the run's own, of --calibrate val"
+    )
     parser.add_argument(
         "--probe", nargs="+", default=(), choices=PROBES, help="also score with another prompt"
     )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import json
 import logging
 import shutil
@@ -88,6 +89,20 @@ def nest(flat: Mapping[str, Any], *, indices: bool = True) -> dict[Any, Any]:
             place = place.setdefault(part, {})
         place[last] = leaf
     return nested
+
+
+def weights_digest(flat: Mapping[str, Any]) -> str:
+    """SHA-256 over parameters' dotted names, shapes and little-endian bytes, hex.
+
+    Args:
+        flat: arrays that this process holds whole.
+    """
+    total = hashlib.sha256()
+    for name, leaf in sorted(flat.items()):
+        array = np.ascontiguousarray(jax.device_get(leaf))
+        total.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        total.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+    return total.hexdigest()
 
 
 def model_variables(model: nnx.Module) -> dict[str, nnx.Variable[Any]]:

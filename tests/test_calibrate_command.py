@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -17,14 +18,17 @@ from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import ConfigError, IncompleteCase, MissingFile, RTSamError, SplitError
 from rtsam_jax.metrics.overlap import dice
+from rtsam_jax.prediction import calibrating
 from rtsam_jax.prediction.calibrating import training_reference
 from rtsam_jax.prediction.calibration import Calibration, Fit, Quality
 from rtsam_jax.prediction.confidence import assess, calibrated, observe
-from rtsam_jax.prediction.distance import FILE
+from rtsam_jax.prediction.distance import FILE, Reference
+from rtsam_jax.prediction.opened import Opened
 from rtsam_jax.prediction.segmenter import Click, Prompts, Segmenter
 from rtsam_jax.prediction.trained import load_trained
 from rtsam_jax.training.model_file import write_calibration
 from rtsam_jax.training.run import fingerprints, open_run_folder, prepare_training
+from tests.prediction.observed import cohort
 from tests.prediction.random_run import save_random_run
 from tests.tiny import tiny_config
 
@@ -55,6 +59,7 @@ def test_it_leaves_a_calibration_that_predictions_use(
     command(monkeypatch, place / "run")
     said = capsys.readouterr().out
     assert "encoded 3/3 training scans" in said and "judged 2/2 cases of test" in said
+    assert "warning: tiny has no split 'val'" in said and "on its own, 'test'" in said
     assert "tiny, split test (synthetic)" in said and "too few to know an AUROC" in said
     folder = place / "run" / "evaluation" / "test" / "calibration"
     assert {path.name for path in folder.iterdir()} == FILES
@@ -94,12 +99,64 @@ def test_it_leaves_a_calibration_that_predictions_use(
     assert ((honest >= 0.5) == prediction.mask().array).all() and (honest != probability).any()
 
     (place / "run" / FILE).unlink()
-    lost = assess(segmenter.trained, segmenter.model, prediction, repeats=0)
+    lost = assess(load_trained(place / "run"), segmenter.model, prediction, repeats=0)
     assert lost.flag == "review" and lost.agreement is lost.distance is None
     assert "calibration.npz is not there" in lost.reasons[0]
 
 
-def test_it_is_tried_on_another_split_where_there_is_one(
+def test_one_that_fails_leaves_the_calibration_that_is_there(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    run, made = tmp_path / "run", []
+
+    def reference(*_: object) -> Reference | None:
+        made.append(Reference.fit(rng.normal(size=(4, 3)), np.arange(4), np.full(4, "orn")))
+        return made[-1]
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    shutil.copytree(place / "run", run)
+    monkeypatch.setattr(calibrating, "training_reference", reference)
+    monkeypatch.setattr(calibrating._Observer, "all", lambda *_: cohort(6))
+    command(monkeypatch, run)
+    for name in ("measured", "write_calibration_report", "write_calibration"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(calibrating, name, killed)
+            command(patch, run)
+        kept = load_trained(run).reference
+        assert kept is not None
+        np.testing.assert_array_equal(kept.distances, made[0].distances)
+    command(monkeypatch, run)
+    kept = load_trained(run).reference
+    assert kept is not None and [path.name for path in run.rglob("*.npz")] == [FILE]
+    np.testing.assert_array_equal(kept.distances, made[-1].distances)
+
+
+@pytest.mark.parametrize(
+    ("patients", "expected"),
+    [
+        (("p3", "p4"), "val"),
+        (("p4",), ""),  # too few to calibrate across patients
+        (("p2", "p3"), ""),  # one of whom it was trained on
+        ((), ""),
+    ],
+)
+def test_the_split_is_val_where_the_run_can_be_calibrated_on_it(
+    place: Path, patients: tuple[str, ...], expected: str
+) -> None:
+    cfg = tiny_config(place / "dataset")
+    data = load_run_data(cfg)
+    cases = [
+        dataclasses.replace(case, split="val") if case.patient in patients else case
+        for case in data.dataset.cases
+    ]
+    data = dataclasses.replace(data, dataset=dataclasses.replace(data.dataset, cases=tuple(cases)))
+    assert calibrating._default_split(cfg, data) == expected
+
+
+def test_it_is_done_on_val_and_tried_on_another_split_where_there_is_one(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = place / "dataset" / "dataset.json"
@@ -111,10 +168,11 @@ def test_it_is_tried_on_another_split_where_there_is_one(
         case["split"] = {"p4": "val", "p5": "val"}.get(case["patient"], case["split"])
     manifest.write_text(json.dumps(document))
     try:
-        command(monkeypatch, place / "run", "--split", "val", "--repeats", "0")
+        command(monkeypatch, place / "run", "--repeats", "0")
     finally:
         manifest.write_text(content)
     said = capsys.readouterr().out
+    assert "warning: " not in said
     assert "judged 2/2 cases of val" in said and "judged 1/1 cases of test" in said
     kept = json.loads((place / "run" / "model.json").read_text())["calibration"]
     assert list(kept["measured"]) == ["val, cross-fitted", "test, not calibrated on"]
@@ -161,6 +219,39 @@ def test_a_run_on_inner_folds_is_calibrated_on_another_split(
     assert "encoded 1/1 training scans" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="was trained on the split 'train'"):
         command(monkeypatch, run, "--split", "train")
+
+
+def test_boxes_around_labels_are_none_that_predictions_have(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = tiny_config(
+        place / "dataset", evaluate=False, dose__source="label", out=str(tmp_path / "run")
+    )
+    with open_run_folder(cfg, []) as run, pytest.raises(ConfigError, match="boxes around labels"):
+        command(monkeypatch, run)
+
+
+def test_without_a_region_cases_are_seen_as_predict_sees_them(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their doses neither place crops nor make boxes; a model that needs boxes has none here."""
+    cfg = tiny_config(
+        place / "dataset", evaluate=False, prompt__box=False, dose__source="none", out="unused"
+    )
+    data = load_run_data(cfg)
+    trained = load_trained(save_random_run(tmp_path / "free", cfg))
+    seen: list[Opened] = []
+    kept = calibrating.open_scan
+    monkeypatch.setattr(
+        calibrating, "open_scan", lambda *of, **to: seen.append(kept(*of, **to)) or seen[-1]
+    )
+    observer = calibrating._Observer(trained, trained.click_model(), data, None, 0)
+    observer.all(data.held_out[:1], "test")
+    case = data.held_out[0]
+    segmenter = Segmenter.from_checkpoint(tmp_path / "free")
+    opened = segmenter.set_case(case.image, case.dose, task=case.task, name=case.id)
+    np.testing.assert_array_equal(opened.tiles.origins, seen[0].tiles.origins)
+    np.testing.assert_array_equal(opened.first.low_res, seen[0].first.low_res)
 
 
 def test_a_training_case_is_at_its_own_place_for_a_model_that_knows_no_region(

@@ -6,7 +6,7 @@ centre, so that at equal spacing it is the image's grid. Everything else is resa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.grid import Grid, Space, model_grid, require_coverage, require_overlap
 from rtsam_jax.data.intensity import air, body_box, foreground, smooth
 from rtsam_jax.data.nifti import Volume
-from rtsam_jax.errors import IncompleteCase, NonFiniteVoxels, VolumeError
+from rtsam_jax.errors import IncompleteCase, NonFiniteVoxels, VolumeError, ZeroDose
 from rtsam_jax.geometry import HALF, index_map, resample
 from rtsam_jax.prompts.dose import box_corners, dmax, dose_level, roi_on_grid
 from rtsam_jax.prompts.record import Scalar
@@ -33,10 +33,11 @@ __all__ = [
     "require_coverage",
     "require_overlap",
     "to_native",
+    "voxels_reached",
 ]
 
 _SPLINE_ORDER = {"linear": 1, "bspline": 3}
-_TOUCHING = 1e-3  # voxels; a face on that of a model voxel does not reach into it
+_TOUCHING = 1e-3  # voxels; a face on that of a voxel does not reach into it
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,10 @@ class PreprocessSpec:
 
 @dataclass(frozen=True, eq=False)
 class Preprocessed:
-    """One case on the model grid; what comes from the dose is None without one."""
+    """One case on the model grid; what comes from the dose is None without one.
+
+    ROI, box and threshold are so as well where the dose makes no region; see `preprocess`.
+    """
 
     image: np.ndarray  # float32 [X, Y, Z], normalised
     roi: np.ndarray | None  # uint8 [X, Y, Z], the high-dose region
@@ -120,6 +124,7 @@ def preprocess(
     *,
     name: str,
     prescription_gy: float | None = None,
+    with_roi: bool = True,
 ) -> Preprocessed:
     """Brings an image and, where there is one, its dose to the model grid.
 
@@ -132,6 +137,8 @@ def preprocess(
       spec: grid and ROI.
       name: of the case, for errors.
       prescription_gy: of the case's record, for a threshold by prescription.
+      with_roi: whether the dose makes an ROI and its box. Where it does not, they and the threshold
+        are None, and the dose may be zero or without what a threshold needs.
 
     Raises:
       NonFiniteVoxels, VolumeError: an image that cannot be used, is far too large or small for the
@@ -143,7 +150,9 @@ def preprocess(
     """
     _require_usable(image, f"image of {name}")
     grid = model_grid(image, spec.spacing_mm, name=name)
-    region = None if dose is None else _region(dose, grid, spec, name, prescription_gy)
+    region = None
+    if dose is not None:
+        region = _region(dose, grid, spec, name, prescription_gy, with_roi=with_roi)
     values, mean, std = foreground(image.array, modality, name)
     values = smooth(values, image.spacing, spec.spacing_mm)
     matrix = index_map(image.affine, grid.affine)
@@ -171,11 +180,20 @@ def preprocess(
 def _box_on(grid: Grid, box: np.ndarray, image: Volume) -> np.ndarray:
     """The voxels of the model grid that a box of an image's voxels reaches into."""
     matrix = index_map(grid.affine, image.affine)  # parallel axes: a box stays a box
-    low, high = (
-        corner @ matrix[:3, :3].T + matrix[:3, 3] for corner in (box[0] - 0.5, box[1] + 0.5)
-    )
-    first, last = np.floor(low + 0.5 + _TOUCHING), np.ceil(high - 0.5 - _TOUCHING)
-    return np.clip([first, last], 0, np.array(grid.shape) - 1).astype(np.int64)
+    faces = box + [[-0.5], [0.5]]
+    return voxels_reached(faces @ matrix[:3, :3].T + matrix[:3, 3], grid.shape)
+
+
+def voxels_reached(corners: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The voxels of a grid that a cuboid reaches into: (2, 3) int64, inclusive, at least one.
+
+    Args:
+      corners: [n, 3], indices of the grid; what lies beyond it is cut off.
+      shape: of the grid.
+    """
+    first = np.floor(corners.min(0) + 0.5 + _TOUCHING)
+    last = np.maximum(np.ceil(corners.max(0) - 0.5 - _TOUCHING), first)
+    return np.clip([first, last], 0, np.array(shape) - 1).astype(np.int64)
 
 
 def label_to_grid(label: Volume, grid: Grid, *, name: str = "label") -> np.ndarray:
@@ -220,18 +238,27 @@ def to_native(probability: np.ndarray, grid: Grid, native: Space) -> np.ndarray:
 class _Region(NamedTuple):
     """What comes from the dose."""
 
-    roi: np.ndarray
-    box: np.ndarray
+    roi: np.ndarray | None
+    box: np.ndarray | None
     dmax: float
-    level: float
+    level: float | None
     fraction_outside: float
 
 
 def _region(
-    dose: Volume, grid: Grid, spec: PreprocessSpec, name: str, prescription_gy: float | None
+    dose: Volume,
+    grid: Grid,
+    spec: PreprocessSpec,
+    name: str,
+    prescription_gy: float | None,
+    *,
+    with_roi: bool,
 ) -> _Region:
     _require_usable(dose, f"dose of {name}")
     covered = require_overlap(dose, grid, what="dose", name=name)
+    fraction_outside = float(1 - covered.mean())
+    if not with_roi:
+        return _Region(None, None, _peak(dose, name), None, fraction_outside)
     level = dose_level(
         dose.array,
         threshold=spec.threshold,
@@ -258,8 +285,16 @@ def _region(
         box=box,
         dmax=dmax(dose.array, name=name),
         level=level.value,
-        fraction_outside=float(1 - covered.mean()),
+        fraction_outside=fraction_outside,
     )
+
+
+def _peak(dose: Volume, name: str) -> float:
+    """Dmax; 0 where no voxel is positive, which a dose without a threshold may be."""
+    try:
+        return dmax(dose.array, name=name)
+    except ZeroDose:
+        return 0.0
 
 
 def _lesions_at(lesions: np.ndarray, voxels: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -54,6 +54,12 @@ class Tiles:
         """The window's grid."""
         return part_of(self.scan.grid, self.low, self.low + self.shape)
 
+    @property
+    def covered(self) -> tuple[np.ndarray, np.ndarray]:
+        """The cuboid of the window that crops fill: its first voxel and that after its last."""
+        low = np.maximum(self.origins.min(0), 0)
+        return low, np.minimum(self.origins.max(0) + self.size, self.shape)
+
     def image(self, row: int) -> np.ndarray:
         """A crop of the image: float32 [S, S, S]."""
         origin = self.origins[row] + self.low

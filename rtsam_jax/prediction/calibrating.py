@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,16 @@ from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.crops import extract
+from rtsam_jax.data.neighbourhood import Neighbourhood, anchor_box
 from rtsam_jax.data.nifti import Volume, read_label
 from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.preprocess import Preprocessed, require_coverage
-from rtsam_jax.data.scans import preprocessed
+from rtsam_jax.data.scans import preprocess_scan, preprocessed, scan_source
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.data.splits import load_or_make_splits
 from rtsam_jax.errors import ConfigError, IncompleteCase
 from rtsam_jax.evaluation.click_model import ClickModel
-from rtsam_jax.evaluation.tiles import part_of, resample_window, whole_mask
+from rtsam_jax.evaluation.tiles import part_of, resample_window, tile, whole_mask
 from rtsam_jax.geometry import index_map, resample
 from rtsam_jax.metrics.overlap import dice
 from rtsam_jax.prediction.calibration import (
@@ -33,7 +34,7 @@ from rtsam_jax.prediction.calibration import (
 )
 from rtsam_jax.prediction.calibration_report import Trial, measured, write_calibration_report
 from rtsam_jax.prediction.confidence import REPEATS, observe
-from rtsam_jax.prediction.distance import Reference, pooled
+from rtsam_jax.prediction.distance import Reference, pooled, replaced, sha256
 from rtsam_jax.prediction.opened import Opened, open_scan
 from rtsam_jax.prediction.temperature import Voxels
 from rtsam_jax.prediction.trained import Trained, load_trained
@@ -43,6 +44,7 @@ from rtsam_jax.training.model_file import check_tasks, write_calibration
 from rtsam_jax.training.restored import load_scoring_config
 from rtsam_jax.training.run import fingerprints, prepare_training, require_train_cases
 
+VALIDATION = "val"  # the split that is calibrated on where none is named
 _VOXELS = 10_000  # of a case's region, drawn at random, that the temperature is fitted on
 
 
@@ -56,24 +58,31 @@ def calibrate_run(
 
     Args:
         run: its folder.
-        split: to calibrate on; "" is the run's own.
+        split: to calibrate on; "" is "val" where the dataset has such a split that the run was not
+            trained on, and else the run's own.
         language_model: where the run's lies now; "" is where it lay.
         repeats: augmented repeats per case; 0 leaves the agreement out.
 
     Raises:
         IncompleteCase: no case of the split has a label.
-        ConfigError: the run was trained on the split, or on other cases than its dataset now has
-            for training.
+        ConfigError: the run was trained on the split, on other cases than its dataset now has for
+            training, or with boxes around labels.
         MissingFile: the folder is a copy without `run.json`, which says what it was trained on.
         SplitError: all of its labelled cases are of one patient.
         RTSamError: of the run, its dataset or a case.
     """
-    cfg = load_scoring_config(run, split=split, language_model=language_model)
-    data = load_run_data(cfg)
-    check_tasks(run, data.tasks)
     # The run's own, whatever split is calibrated on: with inner folds the two differ.
     own_cfg = dataclasses.replace(load_scoring_config(run), evaluate=False)
-    data = dataclasses.replace(data, train=load_run_data(own_cfg).train)
+    if own_cfg.dose.source == "label":
+        raise ConfigError(
+            f"the run {run} was trained with boxes around labels, in whose place predictions are "
+            "given boxes by hand, which no dataset has; its confidence cannot be calibrated."
+        )
+    own_data = load_run_data(own_cfg)
+    split = split or _default_split(own_cfg, own_data)
+    cfg = load_scoring_config(run, split=split, language_model=language_model)
+    data = dataclasses.replace(load_run_data(cfg), train=own_data.train)
+    check_tasks(run, data.tasks)
     require_train_cases(run, own_cfg, fingerprints(data.train, cache_root(cfg)))
     trained = load_trained(run, language_model=language_model)
     trained.require_language_model()
@@ -99,7 +108,8 @@ def calibrate_run(
     for name, rest in _other_splits(cfg, data).items():
         seen = observer.all(rest, name)
         others.append(Trial(f"{name}, not calibrated on", seen, [calibration.fit] * len(seen)))
-    arrays = None if reference is None else reference.write(run)
+    packed = None if reference is None else reference.packed()
+    arrays = None if packed is None else sha256(packed)
     calibration = dataclasses.replace(calibration, arrays=arrays)
     results = {trial.name: measured(trial, calibration) for trial in (own, *others)}
     about = {
@@ -116,7 +126,8 @@ def calibrate_run(
         folder, calibration, own, others, results, heading=heading, kind=data.dataset.kind
     )
     # Last: a calibration that predictions heed has its report.
-    write_calibration(run, about | calibration.to_dict())
+    with replaced(run, packed):
+        write_calibration(run, about | calibration.to_dict())
     print(f"\n{heading} ({data.dataset.kind})\n\n{text}\ntables and pictures are in {folder}")
     return calibration
 
@@ -160,25 +171,37 @@ def training_reference(
     for at, scan in enumerate(scans):
         if scan in features:
             continue
-        case = prepared[at]
-        origins = np.unique(case.origins, axis=0)
-        rois = np.stack([extract(case.roi, origin, trained.size, 0) for origin in origins])
-        kept = rois.any((1, 2, 3)) if rois.any() else np.ones(len(rois), bool)
-        crops = model.encode(
-            (
-                extract(case.image, origin, trained.size, case.background).astype(np.float32)
-                for origin in origins[kept]
-            ),
-            rois[kept],
-            0,
-        )
-        features[scan] = pooled(crops.embedding, rois[kept], trained.cfg.dose.source)
+        if trained.cfg.dose.source == "none":  # prepared crops lie around the labels
+            images, rois = _tiled(trained, cases[at])
+        else:
+            images, rois = _around(prepared[at], trained.size)
+        crops = model.encode(images, rois, 0)
+        features[scan] = pooled(crops.embedding, rois, trained.cfg.dose.source)
         _tell("encoded", len(features), len(set(scans)), "training scans")
     return Reference.fit(
         np.stack([features[scan] for scan in scans]),
         np.array([case.patient for case in cases]),
         np.array([case.task for case in cases]),
     )
+
+
+def _around(case: Neighbourhood, size: int) -> tuple[Iterator[np.ndarray], np.ndarray]:
+    """Images of the crops that hold some of a prepared case's ROI, one by one, and their ROIs."""
+    origins = np.unique(case.origins, axis=0)
+    rois = np.stack([extract(case.roi, origin, size, 0) for origin in origins])
+    kept = rois.any((1, 2, 3)) if rois.any() else np.ones(len(rois), bool)
+    images = (extract(case.image, at, size, case.background) for at in origins[kept])
+    return (image.astype(np.float32) for image in images), rois[kept]
+
+
+def _tiled(trained: Trained, case: Case) -> tuple[Iterator[np.ndarray], np.ndarray]:
+    """The same of the crops that tile a case's image, as for a model that knows no region."""
+    modality = {case.task: trained.task(case.task).modality}
+    source = scan_source(case, modality, trained.spec, dose=False)
+    scan = preprocess_scan(source, trained.spec, name=case.id)
+    tiles = tile(scan, trained.size, name=case.id, box=anchor_box(scan, None))
+    rows = range(len(tiles))
+    return map(tiles.image, rows), np.stack([tiles.region(row) for row in rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -196,6 +219,8 @@ class _Observer:
         found: list[Observed] = []
         self._read_texts(cases)
         for case, scan in preprocessed(cases, self.data.modality, self.trained.spec):
+            if self.trained.cfg.dose.source == "none":  # no region, though there may be a dose
+                scan = dataclasses.replace(scan, roi=None, box=None, threshold_gy=None)
             found.append(self._one(case, scan))
             _tell("judged", len(found), len(cases), f"cases of {split}")
         return found
@@ -268,12 +293,32 @@ def _region_voxels(
     return Voxels.of(part.ravel()[inside], truth.array[place].ravel()[inside] != 0)
 
 
+def _default_split(cfg: ExperimentConfig, data: RunData) -> str:
+    """The dataset's validation split where it can be calibrated on, else "", the run's own."""
+    splits, trained_on = _splits(cfg, data), {case.patient for case in data.train}
+    cases = [case for case in data.dataset.cases if splits[case.id] == VALIDATION]
+    labelled = [case for case in cases if case.task in data.tasks and case.label is not None]
+    patients = {case.patient for case in labelled}
+    if len(patients) > 1 and not patients & trained_on:
+        return VALIDATION
+    print(
+        f"warning: {data.dataset.name} has no split {VALIDATION!r} with labels of several patients "
+        f"that the run was not trained on, so it is calibrated on its own, {data.held_out_name!r}, "
+        "and what it is scored on there is no longer unseen; name another with --split.",
+        flush=True,
+    )
+    return ""
+
+
+def _splits(cfg: ExperimentConfig, data: RunData) -> dict[str, str]:
+    seed = cfg.data.split_seed
+    stored = data.dataset.root / f"splits_seed{seed}.json"
+    return load_or_make_splits(data.dataset, stored, seed=seed)
+
+
 def _other_splits(cfg: ExperimentConfig, data: RunData) -> dict[str, list[Case]]:
     """Complete cases of the run's tasks by split, of splits neither trained nor calibrated on."""
-    root = data.dataset.root
-    splits = load_or_make_splits(
-        data.dataset, root / f"splits_seed{cfg.data.split_seed}.json", seed=cfg.data.split_seed
-    )
+    splits = _splits(cfg, data)
     used = {case.id for case in (*data.train, *data.held_out)}
     found: dict[str, list[Case]] = {}
     for case in data.dataset.cases:

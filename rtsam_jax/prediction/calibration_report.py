@@ -45,7 +45,8 @@ _ENDS = {
 _FLAGS = (ACCEPT, REVIEW, REJECT)
 _HEADER = (
     *("Cases", "n", "Patients", f"Dice < {GOOD:g}", "Empty", "ECE before", "ECE after"),
-    *("AUROC (95 % interval)", "Accepted", "To review", "Rejected"),
+    *("AUROC of the quality (95 % interval)", "AUROC of the flag (95 % interval)"),
+    *("Accepted", "To review", "Rejected"),
 )
 
 
@@ -81,6 +82,14 @@ class Trial:
             [case.patient for case in self.cases],
         )
 
+    def flag_auroc(self, calibration: Calibration) -> AUROC:
+        """Of the flag itself for Dice below 0.5: accept above review above reject."""
+        return bootstrap_auroc(
+            [-_FLAGS.index(of.flag) for of in self.judged(calibration)],
+            [not case.good for case in self.cases],
+            [case.patient for case in self.cases],
+        )
+
     def judged(self, calibration: Calibration) -> list[Confidence]:
         """Each case with its own fit and the calibration's thresholds."""
         return [
@@ -103,11 +112,16 @@ def measured(trial: Trial, calibration: Calibration) -> dict[str, Any]:
         "n_empty": sum(case.signals.empty for case in trial.cases),
         "ece_before": None if pair is None else pair[0].ece,
         "ece_after": None if pair is None else pair[1].ece,
-        "auroc": {
-            name: None if math.isnan(value) else value
-            for name, value in zip(("value", "low", "high"), auroc[:3], strict=True)
-        },
+        "auroc": _as_json(auroc),
+        "flag_auroc": _as_json(trial.flag_auroc(calibration)),
         "flags": flags,
+    }
+
+
+def _as_json(area: AUROC) -> dict[str, float | None]:
+    return {
+        name: None if math.isnan(value) else value
+        for name, value in zip(("value", "low", "high"), area[:3], strict=True)
     }
 
 
@@ -152,13 +166,15 @@ def write_calibration_report(
 
 
 def _row(name: str, of: Mapping[str, Any]) -> tuple[Cell, ...]:
-    area = of["auroc"]
-    shown = "-" if area["value"] is None else f"{area['value']:.3f}"
-    if area["low"] is not None:
-        shown += f" ({area['low']:.3f} to {area['high']:.3f})"
+    areas = [_shown(of[name]) for name in ("auroc", "flag_auroc")]
     flags = [f"{of['flags'][flag]['n_good']}/{of['flags'][flag]['n']}" for flag in _FLAGS]
     counts = (of["n"], of["n_patients"], of["n_failed"], of["n_empty"])
-    return (name, *counts, of["ece_before"], of["ece_after"], shown, *flags)
+    return (name, *counts, of["ece_before"], of["ece_after"], *areas, *flags)
+
+
+def _shown(area: Mapping[str, float | None]) -> str:
+    text = "-" if area["value"] is None else f"{area['value']:.3f}"
+    return text if area["low"] is None else f"{text} ({area['low']:.3f} to {area['high']:.3f})"
 
 
 def _notes(
@@ -175,8 +191,10 @@ def _notes(
         "case with the same weight.",
         _said_of_quality(calibration),
         f"AUROC: of the quality, the chance that Dice is at least {GOOD:g}, for Dice below it. "
-        "Cross-fitted: every case is judged by a fit that saw no case of its patient. Flags are "
-        "given as good ones of all; in the cross-fitted row the thresholds have seen the cases.",
+        "And of the flag: accept above review above reject, ties count one half; the warnings of "
+        "predict on image and dose, which make it a review, are not in it. Cross-fitted: every "
+        "case is judged by a fit that saw no case of its patient. Flags are given as good ones of "
+        "all; in the cross-fitted row the thresholds have seen the cases.",
     ]
     if end := bound(fit.temperature):
         notes.insert(1, f"That temperature is the {end} that is tried: {_ENDS[end]}.")

@@ -43,7 +43,7 @@ from rtsam_jax.prediction.trained import Trained
 from rtsam_jax.training.model_file import TaskEntry
 
 # Part of every key: raise it where the same inputs would give other files.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -72,24 +72,32 @@ def predict_cases(
 ) -> tuple[str, list[Failure]]:
     """Predicts what is not there yet and writes the summary.
 
-    A single case raises its own error instead of being listed.
+    A single case raises its own error instead of being listed. A prediction that is there of other
+    files, prompts, weights or options is left as it is, and its case is one that failed.
 
     Returns:
         The summary's table, and the cases that failed.
 
     Raises:
         NotWritable: the folder refuses, whichever case it was at.
-        OutputExists: another command works in the folder, or it holds a case's prediction from
-            other files, prompts, weights or options.
+        OutputExists: another command works in the folder, or it holds the single case's prediction
+            from other files, prompts, weights or options.
         UnreadableFile: the calibration is damaged.
     """
     _has_reference(segmenter.trained)  # a damaged calibration is no case's own failure
     failures: list[Failure] = []
     made: set[tuple[str, str]] = set()
     with only_one(options.out):
-        left = [each for each in requests if not _finished(segmenter.trained, each, options)]
-        if len(left) < len(requests):
-            kept = len(requests) - len(left)
+        left: list[Request] = []
+        for request in requests:
+            try:
+                if not _finished(segmenter.trained, request, options):
+                    left.append(request)
+            except OutputExists as cause:
+                if len(requests) == 1:
+                    raise
+                failures.append(_failure(request, cause))
+        if kept := len(requests) - len(left) - len(failures):
             print(f"{kept} of {len(requests)} cases are there already", flush=True)
         with Progress(len(left), "predicted") as progress:
             for request in left:
@@ -167,8 +175,8 @@ def _finished(trained: Trained, request: Request, options: Options) -> bool:
         elif without or not own:
             raise OutputExists(
                 f"{place} is there and comes of other files, prompts, weights or options, or holds "
-                "more than a prediction; name another folder with --out, or renew it with "
-                "--overwrite."
+                "more than a prediction; move it away, name another folder with --out, or predict "
+                "all anew with --overwrite."
             )
     if not whole:
         return False

@@ -12,6 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,30 +105,60 @@ class Reference:
         inside = np.searchsorted(self.distances, distance, side="right")
         return 100 * float(inside) / len(self.distances)
 
-    def write(self, run: Path) -> str:
-        """Writes `calibration.npz` whole; returns its SHA-256."""
-        with written_whole(run / FILE) as beside:
-            arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
-            np.savez(beside, **arrays)
-            digest = hashlib.sha256(beside.read_bytes()).hexdigest()
-        return digest
+    def packed(self) -> bytes:
+        """What `calibration.npz` holds; `model.json` has its `sha256`."""
+        file = io.BytesIO()
+        np.savez(file, **{name: getattr(self, name) for name in self.__dataclass_fields__})
+        return file.getvalue()
 
     @classmethod
     def read(cls, run: Path, digest: str) -> Reference:
-        """What `write` left.
+        """What `replaced` put into a run's folder.
 
         Raises:
             UnreadableFile: it is not there, or not of this digest.
         """
-        path = run / FILE
-        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        if found != digest:
-            raise UnreadableFile(
-                f"{path} is {'not there' if found is None else 'not the one'} that model.json was "
-                f"calibrated with; copy it from the run's folder, or calibrate again."
-            )
-        with np.load(path) as arrays:
-            return cls(*(arrays[name] for name in cls.__dataclass_fields__))
+        # The second is there where a command was killed before it renamed it to the first.
+        for path in (run / FILE, _beside(run, digest)):
+            if path.is_file() and sha256(packed := path.read_bytes()) == digest:
+                with np.load(io.BytesIO(packed)) as arrays:
+                    return cls(*(arrays[name] for name in cls.__dataclass_fields__))
+        raise UnreadableFile(
+            f"{run / FILE} is {'not the one' if (run / FILE).is_file() else 'not there'} that "
+            "model.json was calibrated with; copy it from the run's folder, or calibrate again."
+        )
+
+
+def sha256(packed: bytes) -> str:
+    """Of `Reference.packed`, hex."""
+    return hashlib.sha256(packed).hexdigest()
+
+
+@contextmanager
+def replaced(run: Path, packed: bytes | None) -> Iterator[None]:
+    """Puts `calibration.npz` into a run's folder, around the writing of its `model.json`.
+
+    `Reference.read` finds what `model.json` names at any moment, also after a kill: the new file
+    lies beside the old one, under a hidden name with its digest, until the block has ended.
+
+    Args:
+        run: its folder.
+        packed: of `Reference.packed`; None changes nothing.
+    """
+    if packed is None:
+        yield
+        return
+    beside = _beside(run, sha256(packed))
+    with written_whole(beside) as part:
+        part.write_bytes(packed)
+    yield  # if it fails, both stay: which of them model.json now names is not known here
+    os.replace(beside, run / FILE)
+    for left in run.glob(_beside(Path(), "*").name):
+        left.unlink(missing_ok=True)
+
+
+def _beside(run: Path, digest: str) -> Path:
+    return run / f".{Path(FILE).stem}.{digest}.npz"
 
 
 def _whitening(apart: np.ndarray) -> np.ndarray:

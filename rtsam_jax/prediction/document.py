@@ -22,6 +22,7 @@ from rtsam_jax.data.file_grid import FileGrid
 from rtsam_jax.data.grid import Grid
 from rtsam_jax.data.json_file import finite
 from rtsam_jax.data.nifti import Volume
+from rtsam_jax.data.preprocess import voxels_reached
 from rtsam_jax.evaluation.scoring import THRESHOLD
 from rtsam_jax.evaluation.tiles import part_of
 from rtsam_jax.geometry import index_map, inside_extent, resample
@@ -158,11 +159,12 @@ def _dose_facts(result: Result, trained: Trained) -> dict[str, Any] | None:
     if dose is None:
         return None
     mean, largest, outside = _dose_within(result.mask, result.inputs.image, dose)
+    cut = scan.threshold_gy is not None  # else the dose did not make the region
     return {
         "unit": "of the dose file: Gy where the file is in Gy",
         "dmax": scan.dmax,
-        "threshold_is": spec.threshold,
-        "tau": spec.tau if spec.threshold != "absolute" else None,
+        "threshold_is": spec.threshold if cut else None,
+        "tau": spec.tau if cut and spec.threshold != "absolute" else None,
         "threshold": scan.threshold_gy,
         "mean_in_mask": mean,
         "max_in_mask": largest,
@@ -189,8 +191,7 @@ def _dose_within(mask: np.ndarray, image: Volume, dose: Volume) -> tuple[float, 
 def region_facts(opened: Opened, image: FileGrid, *, given: bool) -> dict[str, Any]:
     """The box, and the region that the crops cover: outside of it nothing is predicted."""
     tiles, scan = opened.tiles, opened.scan
-    low = np.maximum(tiles.origins.min(0), 0)
-    high = np.minimum(tiles.origins.max(0) + tiles.size, tiles.shape)  # crops fill a cuboid
+    low, high = tiles.covered
     covered = _place(tiles.window, low - 0.5, high - 0.5, image)
     box = box_of(opened)
     total = float(np.prod(scan.grid.shape))
@@ -224,12 +225,8 @@ def _place(grid: Grid, low: np.ndarray, high: np.ndarray, image: FileGrid) -> di
     coordinates of its corners, so that on a tilted image that is more than itself.
     """
     corners = grid.to_world(np.array([*itertools.product(*zip(low, high, strict=True))]))
-    index = image.to_index(corners)
-    last = np.array(image.shape) - 1
-    first_voxel = np.clip(np.floor(index.min(0) + 0.5 + 1e-3), 0, last).astype(int)
-    last_voxel = np.clip(np.ceil(index.max(0) - 0.5 - 1e-3), 0, last).astype(int)
     return {
-        "voxels": [first_voxel.tolist(), last_voxel.tolist()],
+        "voxels": voxels_reached(image.to_index(corners), image.shape).tolist(),
         "world_mm": [_rounded(corners.min(0)), _rounded(corners.max(0))],
     }
 

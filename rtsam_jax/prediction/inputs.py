@@ -20,6 +20,7 @@ from rtsam_jax.data.grid import Grid
 from rtsam_jax.data.itk import is_itk, read_itk
 from rtsam_jax.data.json_file import read_json
 from rtsam_jax.data.nifti import Volume, label_of, read_volume
+from rtsam_jax.data.preprocess import voxels_reached
 from rtsam_jax.errors import ConfigError, MissingFile, PromptOutside, RecordError
 from rtsam_jax.prediction.session import Source
 from rtsam_jax.prompts.record import FIELDS, Flag, Number, Scalar, Term, check_names
@@ -258,10 +259,7 @@ def box_on_grid(box: GivenBox, image: FileGrid, grid: Grid, *, name: str) -> np.
             f"reaches {beyond:.3g} voxels beyond the image of {name}, "
             f"{_extent(image, box.frame)}; give one that lies in it."
         )
-    index = grid.to_index(world)
-    first = np.floor(index.min(0) + 0.5 + _ROUNDING)
-    last = np.maximum(np.ceil(index.max(0) - 0.5 - _ROUNDING), first)
-    return np.clip([first, last], 0, np.array(grid.shape) - 1).astype(np.int64)
+    return voxels_reached(grid.to_index(world), grid.shape)
 
 
 def _beyond(index: np.ndarray, image: FileGrid) -> float:

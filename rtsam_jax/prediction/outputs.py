@@ -33,15 +33,17 @@ from rtsam_jax.report.tables import Cell, Table, render, write_csv
 
 DOCUMENT = "prediction.json"
 FILES = ("mask.nii.gz", "probability.nii.gz", "entropy.nii.gz", DOCUMENT, "prediction.png")
-_LOCK, _PART, _OLD = ".lock", ".part", ".old"
+_STEMS = {name.partition(".")[0] for name in FILES}
+# Hidden names that no other program gives: what has them may be renamed and removed.
+_LOCK, _OWN, _PART, _OLD = ".lock", ".rtsam-", ".part", ".old"
 
 
 @contextmanager
 def only_one(out: Path) -> Iterator[None]:
     """Keeps other commands out of a folder, and clears away what a killed one left half done.
 
-    What it was about to replace comes back. A folder that is made here and stays empty is removed
-    if the command fails.
+    What it was about to replace comes back; what is not ours stays as it is. A folder that is made
+    here and stays empty is removed if the command fails.
 
     Raises:
         NotWritable: the system refuses to make or to lock it.
@@ -61,10 +63,11 @@ def only_one(out: Path) -> Iterator[None]:
                 f"{out} is in use by another command; wait for its end, or name another folder."
             )
         with _writing(out):
-            for old in out.glob(f"[!.]*/.*{_OLD}"):
-                _bring_back(old, old.with_name(old.name[1 : -len(_OLD)]))
-        for left in out.glob(f".*{_PART}"):
-            shutil.rmtree(left, ignore_errors=True)
+            for old in out.glob(f"[!.]*/{_OWN}*{_OLD}"):
+                _bring_back(old, old.with_name(old.name[len(_OWN) : -len(_OLD)]))
+        for left in out.glob(f"{_OWN}*{_PART}"):
+            if _half_made(left):
+                shutil.rmtree(left, ignore_errors=True)
         try:
             yield
         except BaseException:
@@ -82,6 +85,14 @@ def only_own(folder: Path) -> bool:
     """Whether there is nothing but files of a prediction in a folder."""
     try:
         return all(name in FILES for name in os.listdir(folder))
+    except OSError:  # a file, or refused
+        return False
+
+
+def _half_made(folder: Path) -> bool:
+    """Whether there is nothing in a folder but files of a prediction, whole or being written."""
+    try:
+        return all(name.lstrip(".").partition(".")[0] in _STEMS for name in os.listdir(folder))
     except OSError:  # a file, or refused
         return False
 
@@ -112,11 +123,11 @@ def write_result(out: Path, result: Result, trained: Trained) -> None:
         NotWritable: no space, no permission.
     """
     case, task = result.request.case, result.opened.task.name
-    folder, beside = out / case / task, out / f".{case}.{task}{_PART}"
+    folder, beside = out / case / task, out / f"{_OWN}{case}.{task}{_PART}"
     grid = result.inputs.grid
     with _writing(folder):
+        beside.mkdir()
         try:
-            beside.mkdir()
             grid.write(beside / "mask.nii.gz", result.mask, np.uint8)
             grid.write(beside / "probability.nii.gz", result.probability, np.float32)
             grid.write(beside / "entropy.nii.gz", result.entropy, np.float32)
@@ -131,7 +142,7 @@ def write_result(out: Path, result: Result, trained: Trained) -> None:
 def _put(beside: Path, folder: Path) -> None:
     """Renames a folder to where another may be, which is then removed."""
     folder.parent.mkdir(exist_ok=True)
-    old = folder.with_name(f".{folder.name}{_OLD}")
+    old = folder.with_name(f"{_OWN}{folder.name}{_OLD}")
     if folder.exists():
         os.replace(folder, old)
     try:
@@ -180,7 +191,7 @@ def _draw(result: Result, document: Mapping[str, Any], out: Path) -> None:
         box,
         centre,
         dose=result.inputs.dose,
-        dmax=opened.scan.dmax,
+        dmax=opened.scan.dmax or None,  # of no dose at all nothing is a share
         in_hu=guess_modality(image) == "CT" == task.modality,
         title=f"{result.request.case}, {task.title}: {result.empty or measures}",
         text=" ".join(filter(None, [flag, origin, *result.warnings])),

@@ -44,7 +44,7 @@ class Prompts:
     Attributes:
         clicks: given one after the other, each with what the model made of those before.
         mask: another tool's, to be refined: the file of one structure, as `predict --mask` takes
-            it, or a volume whose voxels are marked where not zero.
+            it, or a volume of one structure, with 0 outside and one value inside.
     """
 
     clicks: tuple[Click, ...] = ()

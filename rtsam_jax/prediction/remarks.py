@@ -141,8 +141,7 @@ def _at_edges(prediction: Prediction) -> Iterator[str]:
     """Whether the mask reaches where the crops or the image end."""
     tiles = prediction.opened.tiles
     mask = prediction.probability >= THRESHOLD
-    low = np.maximum(tiles.origins.min(0), 0)
-    high = np.minimum(tiles.origins.max(0) + tiles.size, tiles.shape)
+    low, high = tiles.covered
     ends = tiles.low + high == prediction.opened.scan.grid.shape
     starts = tiles.low + low == 0
     reached = {

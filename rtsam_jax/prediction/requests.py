@@ -17,6 +17,7 @@ from rtsam_jax.prompts.record import Scalar
 
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 _ONE_CASE = ("click", "box", "case")
+_OF_EACH_CASE = ("dose", "mask", "record")  # files
 _OF_ONE_TASK = ("click", "mask")
 _SAID_BY_DATASET = ("image", "dose", "mask", "record", "modality", *_ONE_CASE)
 _OF_DATASET = ("split", "split_seed")
@@ -115,6 +116,13 @@ def _names(arguments: argparse.Namespace, texts: Mapping[str, str | None]) -> di
     for name in named:
         if not matched(texts[name] or ""):
             raise MissingFile(f"--{name} {texts[name]} matches no file; check it around {CASE}.")
+    for name in _OF_EACH_CASE:
+        if texts.get(name) and name not in named:
+            raise ConfigError(
+                f"--{name} {texts[name]} has no {CASE} in it, but --image has, so that all cases "
+                f"would have that one; write {CASE} where their own differ, or give the image of a "
+                "single one."
+            )
     names = unique_names(matched(arguments.image), "case")
     _check_free(names.values())
     for case, name in names.items():

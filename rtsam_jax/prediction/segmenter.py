@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rtsam_jax.data.grid import Grid
-from rtsam_jax.data.preprocess import Preprocessed, preprocess
 from rtsam_jax.errors import ConfigError, NotWritable, SessionMismatch
 from rtsam_jax.evaluation.click_model import Turn
-from rtsam_jax.prediction.given import read_given, read_given_mask
+from rtsam_jax.prediction.given import (
+    prepare_given,
+    read_given_box,
+    read_given_mask,
+    read_given_record,
+)
 from rtsam_jax.prediction.opened import Opened, open_scan
 from rtsam_jax.prediction.predicted import NO_PROMPTS, Click, Prediction, Prompts, VolumeOrFile
 from rtsam_jax.prediction.session import (
@@ -23,14 +26,12 @@ from rtsam_jax.prediction.session import (
     Action,
     CaseSource,
     Session,
-    Source,
     mask_digest,
     read_session,
     write_session,
 )
 from rtsam_jax.prediction.trained import Trained, load_trained
-from rtsam_jax.prompts.record import Scalar, check_record
-from rtsam_jax.training.model_file import TaskEntry
+from rtsam_jax.prompts.record import Scalar
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +88,19 @@ class Segmenter:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences on what is not as it should be with the checkpoint or the open case's text."""
-        if self._state is None or not self._state.lost:
-            return self.trained.warnings
-        lost = self._state.lost
-        cut = f"the text is longer than the language model reads and loses {lost} tokens."
-        return (*self.trained.warnings, cut)
+        """Sentences on what is not as it should be with the checkpoint or the open case."""
+        said, state = [*self.trained.warnings], self._state
+        if state is not None and state.lost:
+            said.append(
+                f"the text is longer than the language model reads and loses {state.lost} tokens."
+            )
+        dosed = state is not None and state.opened.scan.dmax is not None
+        if dosed and self.trained.cfg.dose.source == "none":
+            said.append(
+                "the model was trained without doses, so the dose makes no region and places no "
+                "crops; it counts only for the dose in the lesion."
+            )
+        return tuple(said)
 
     def set_case(
         self,
@@ -108,24 +116,32 @@ class Segmenter:
 
         Args:
             image: a NIfTI, NRRD or MetaImage file, or a volume, in HU (CT) or any unit (MR).
+                Whatever the order of its axes, it is turned to the closest RAS, as training's were,
+                and results are in those axes.
             dose: likewise, on any grid; None only where there is a box, or the model is told none.
+                Beside a box, or with a model that was trained without doses, it makes no region and
+                places no crops, and no threshold of it is needed.
             task: one of those that the model was trained for.
             record: of the patient, for a text prompt; None is an empty one.
             box: int (2, 3), inclusive voxels of the model grid, instead of the dose's; see
-                `rtsam_jax.prediction.inputs.box_on_grid`.
+                `rtsam_jax.prediction.inputs.box_on_grid`. A model that was trained with boxes
+                around labels needs one.
             name: of the case, for errors.
 
         Raises:
-            ConfigError: the model was not trained for this task; image or dose is neither.
+            ConfigError: the model was not trained for this task; image or dose is neither; the
+                box is none.
             RecordError: the record says what a prompt must not say.
             MissingFile, UnreadableFile, VolumeError, ExtraMissing: of the files; see `preprocess`.
-            IncompleteCase, PromptOutside: as `open_scan`.
+            IncompleteCase, PromptOutside: as `open_scan` and `prepare_given`.
         """
-        entry, record = self.trained.task(task), dict(record or {})
-        free_text = self.trained.cfg.prompt.free_text
-        check_record(record, f"case {name!r}", free_text=free_text)
+        entry, cfg = self.trained.task(task), self.trained.cfg
+        record = read_given_record(record, name, free_text=cfg.prompt.free_text)
+        box = None if box is None else read_given_box(box, name)
         told = self.trained.tell(task, self.trained.prompt(task, record))
-        scan, native, files = self._prepare(image, dose, entry, record, name)
+        scan, native, files = prepare_given(
+            image, dose, entry.modality, record, cfg, name=name, boxed=box is not None
+        )
         opened = open_scan(
             self.model,
             scan,
@@ -136,7 +152,7 @@ class Segmenter:
             text_id=told.text_id,
             box=box,
         )
-        corners = None if box is None else np.asarray(box, np.int64).tolist()
+        corners = None if box is None else box.tolist()
         source = files and CaseSource(name, task, record, *files, corners)
         self._state = _State(opened, source, record, told.lost, (opened.first,))
         return opened
@@ -287,30 +303,6 @@ class Segmenter:
                 "on the same kind of device with the same versions, or begin a new one."
             )
         return prediction
-
-    def _prepare(
-        self,
-        image: VolumeOrFile,
-        dose: VolumeOrFile | None,
-        task: TaskEntry,
-        record: Mapping[str, Scalar],
-        name: str,
-    ) -> tuple[Preprocessed, Grid, tuple[Source, Source | None] | None]:
-        """A case on the model grid, its image's own grid, and its files if it has them all."""
-        volume, image_file = read_given(image, "image")
-        given, dose_file = (None, None) if dose is None else read_given(dose, "dose")
-        spec = self.trained.spec
-        scan = preprocess(
-            volume,
-            given,
-            task.modality,
-            spec,
-            name=name,
-            prescription_gy=spec.prescription_gy(record),
-        )
-        named = image_file and (dose is None or dose_file)
-        files = (image_file, dose_file) if image_file and named else None
-        return scan, Grid(volume.shape, volume.affine), files
 
     def _again(self, action: Action) -> None:
         if action.action == UNDO:

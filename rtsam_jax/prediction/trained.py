@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,9 +189,8 @@ def load_trained(folder: str | Path, *, language_model: str = "") -> Trained:
         cfg.prompt.language_model = language_model
     mesh = make_mesh(MeshConfig(data=1), 1)
     graphdef, params = abstract_model(cfg, len(about.tasks), mesh, text_width=about.text_width)
-    step = restore_params(folder, params)
+    step, weights = restore_params(folder, params)
     _require_finite(folder, step, params)
-    weights = weights_digest(params)
     calibration, warnings = about.calibration, []
     if calibration is not None and calibration.get("weights") != weights:
         calibration = None
@@ -213,13 +211,3 @@ def _require_finite(folder: Path, step: int, params: nnx.State) -> None:
                 f"checkpoint {step} in {folder} is damaged: {name} holds values that are NaN or "
                 "infinite; bring it back from a copy."
             )
-
-
-def weights_digest(params: nnx.State) -> str:
-    """SHA-256 over the parameters' names, shapes and little-endian bytes, hex."""
-    total = hashlib.sha256()
-    for name, leaf in sorted(flatten(nnx.to_pure_dict(params)).items()):
-        array = np.ascontiguousarray(jax.device_get(leaf))
-        total.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
-        total.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
-    return total.hexdigest()

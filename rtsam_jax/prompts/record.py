@@ -190,7 +190,7 @@ def check_names(names: Iterable[str], where: str) -> None:
     """Raises `RecordError` for a field that is not in the allow-list; see `check_record`."""
     for name in names:
         if name not in FIELDS:
-            _refuse_name(name, where)
+            _refuse_name(str(name), where)  # a caller's may be a number
 
 
 def _refuse_name(name: str, where: str) -> NoReturn:
@@ -224,7 +224,8 @@ def _check_value(
             need(isinstance(value, bool), "true or false, without quotes")
         case Number():
             what = f"a {'whole ' if kind.whole else ''}number"
-            if isinstance(value, bool | str):  # true and "70" are no numbers
+            # true and "70" are no numbers, nor are None and lists, which tables and JSON may hold
+            if isinstance(value, bool) or not isinstance(value, int | float):
                 need(False, f"{what} ({kind.unit}), without quotes")
             elif not kind.low <= value <= kind.high or (kind.whole and value % 1):  # nan as well
                 need(False, f"{what} from {kind.low:g} to {kind.high:g} ({kind.unit})")

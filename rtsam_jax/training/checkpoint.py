@@ -19,6 +19,7 @@ from orbax.checkpoint._src.futures.synchronization import OperationIdGenerator
 
 from rtsam_jax.training.state import Built, TrainState
 from rtsam_jax.training.stored import (
+    about_params,
     checkpoint_folder,
     fill,
     load_items,
@@ -78,7 +79,12 @@ class RunCheckpoints:
         self._orbax.wait()
         step = int(built.state.step)
         items = {"params": _params(built.frozen, built.state), "train_state": _rest(built.state)}
-        self._orbax.save_checkpointables_async(step, items, metrics={"loss": float(loss)})
+        self._orbax.save_checkpointables_async(
+            step,
+            items,
+            metrics={"loss": float(loss)},
+            custom_metadata=about_params(self.folder.parent, items["params"]),
+        )
 
     def restore(self, built: Built, step: int | None = None) -> Built:
         """`built` with the arrays of a step (default: the latest), on `built`'s shardings.

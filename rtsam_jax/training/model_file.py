@@ -10,13 +10,15 @@ Schema 1, of earlier versions, has names alone: enough to go on with a run and t
 from __future__ import annotations
 
 import dataclasses
+import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.cases import MODALITIES, is_name
+from rtsam_jax.data.cases import MODALITIES, RESERVED, is_name
 from rtsam_jax.data.json_file import strict_json, write_json
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.errors import (
@@ -81,7 +83,7 @@ def write_model_file(
     """Writes `model.json` of a run, whole or not at all.
 
     A calibration that a run with steps has is kept: it names the weights it was fitted on, and a
-    reader ignores one of others.
+    reader ignores one of others. So is the run's own number, which its checkpoints have as well.
 
     Args:
         run: its folder.
@@ -92,15 +94,17 @@ def write_model_file(
         language_model: see `ModelFile`.
     """
     path = Path(run) / MODEL_FILE
-    calibration = None
+    calibration: dict[str, Any] | None = None
+    own: str | None = uuid.uuid4().hex
     if path.is_file() and has_steps(Path(run)):
-        stored = _read(path).get("calibration")
+        before = _read(path)
+        stored, own = before.get("calibration"), before.get("run")  # its checkpoints name it
         calibration = stored if isinstance(stored, dict) else None
     tasks = [
         TaskEntry(task.name, task.modality, task.title, sentences[task.name])
         for task in map(data.dataset.task, data.tasks)
     ]
-    document: dict[str, Any] = {"schema": SCHEMA_VERSION, "kind": "run"}
+    document: dict[str, Any] = {"schema": SCHEMA_VERSION, "kind": "run", "run": own}
     for section in _SECTIONS:
         document[section] = dataclasses.asdict(getattr(cfg, section))
         document[section].pop(_PLACES.get(section), None)
@@ -163,14 +167,30 @@ def read_model_file(folder: str | Path) -> ModelFile:
         raise _damaged(path, reason) from cause
 
 
+def run_id(run: str | Path) -> str | None:
+    """The run's own number, by which its checkpoints are told from another's; None if unknown."""
+    try:
+        found = json.loads((Path(run) / MODEL_FILE).read_text(encoding="utf-8")).get("run")
+    except (OSError, ValueError, AttributeError):  # whoever needs the rest says what is wrong
+        return None
+    return found if isinstance(found, str) else None
+
+
 def check_language_model(run: str | Path, digest: str | None) -> None:
-    """Raises `CheckpointError` if a run's text features came from another language model.
+    """Sees that a run's text features came from a language model.
 
     Args:
         run: its folder.
         digest: of the weights that make today's features; None where the run uses no text.
+
+    Raises:
+        CheckpointError: they came from another one.
+        MissingFile, UnreadableFile, PresetMismatch: as `read_model_file`.
     """
-    stored = _read(Path(run) / MODEL_FILE).get("language_model")  # the first versions had none
+    path = Path(run) / MODEL_FILE
+    stored = _read(path).get("language_model")  # the first versions had none
+    if not isinstance(stored, str | None):
+        raise _damaged(path, "language_model is no digest")
     if stored != digest:
         raise CheckpointError(
             f"the run {run} was trained on text features of the language model "
@@ -180,9 +200,18 @@ def check_language_model(run: str | Path, digest: str | None) -> None:
 
 
 def check_tasks(run: str | Path, tasks: Sequence[str]) -> None:
-    """Raises `CheckpointError` if a run's task tokens are of other tasks or in another order."""
-    entries = _read(Path(run) / MODEL_FILE).get("tasks") or []
-    stored = [entry["name"] if isinstance(entry, dict) else entry for entry in entries]
+    """Sees that a run's task tokens are of these tasks, in this order.
+
+    Raises:
+        CheckpointError: they are not.
+        MissingFile, UnreadableFile, PresetMismatch: as `read_model_file`.
+    """
+    path = Path(run) / MODEL_FILE
+    entries = _read(path).get("tasks") or []
+    try:
+        stored = [entry["name"] if isinstance(entry, dict) else entry for entry in entries]
+    except (KeyError, TypeError) as cause:
+        raise _damaged(path, "tasks is no list of named tasks") from cause
     if stored != list(tasks):
         raise CheckpointError(
             f"the run {run} was trained for the tasks {stored}, but its dataset now has "
@@ -204,6 +233,9 @@ def _check_values(about: ModelFile) -> None:
     """Raises `ConfigError` for a field of another kind than `write_model_file` writes."""
     if not about.tasks:
         raise ConfigError("tasks is empty")
+    names = [task.name for task in about.tasks]
+    if RESERVED in names or len({*names}) < len(names):
+        raise ConfigError(f"the tasks {names} are not all different, or one is called {RESERVED}")
     for task in about.tasks:
         texts = dataclasses.astuple(task)
         if not all(isinstance(text, str) for text in texts) or not is_name(task.name):

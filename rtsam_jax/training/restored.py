@@ -83,6 +83,6 @@ def restore_model(
     check_language_model(cfg.out_dir, language_model)
     mesh = make_mesh(MeshConfig(data=1), 1)
     graphdef, params = abstract_model(cfg, len(tasks), mesh, text_width=text_width)
-    step = restore_params(cfg.out_dir, params)
+    step, _ = restore_params(cfg.out_dir, params)
     print(f"{cfg.out_dir}: checkpoint of step {step}", flush=True)
     return Restored(graphdef, params, step)

@@ -6,8 +6,9 @@ What a step's folder holds is said in `rtsam_jax.training.checkpoint`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,21 +16,34 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from rtsam_jax.errors import CheckpointIncomplete, PresetMismatch
-from rtsam_jax.weights import ReadFailed, by_itself, flatten, nest, read_quietly
+from rtsam_jax.training.model_file import run_id
+from rtsam_jax.weights import (
+    ReadFailed,
+    by_itself,
+    flatten,
+    nest,
+    read_quietly,
+    weights_digest,
+)
 
 
-def restore_params(run: str | Path, params: nnx.State) -> int:
+class Found(NamedTuple):
+    """Which parameters were read."""
+
+    step: int
+    weights: str  # digest, see `rtsam_jax.weights.weights_digest`
+
+
+def restore_params(run: str | Path, params: nnx.State) -> Found:
     """Puts the newest finished checkpoint's parameters into `params`, on their shardings.
 
     Changes nothing in the run folder, so a run may be evaluated while it trains, by anyone who may
     read it. Neither the optimiser's state nor the devices it lay on matter.
 
-    Returns:
-        The checkpoint's step.
-
     Raises:
         CheckpointIncomplete: there is no finished checkpoint, or a step's folder is damaged.
-        PresetMismatch: it holds other parameters than these, or of other shapes.
+        PresetMismatch: it holds other parameters than these, or of other shapes, or it is of
+            another run than the `model.json` beside it.
     """
     folder = checkpoint_folder(run)
     if not folder.is_dir():
@@ -40,8 +54,11 @@ def restore_params(run: str | Path, params: nnx.State) -> int:
             raise no_checkpoint(folder)
         step = reader.latest.step
         _require_same_shapes(reader, folder, step, flat)
-        fill(params, load_items(reader, folder, step, {"params": flat})["params"])
-    return step
+        loaded = load_items(reader, folder, step, {"params": flat})["params"]
+        about = reader.checkpointables_metadata(step).custom_metadata
+    weights = _checked(folder, step, loaded, about)
+    fill(params, loaded)
+    return Found(step, weights)
 
 
 def read_params(run: str | Path) -> dict[str, np.ndarray]:
@@ -62,27 +79,64 @@ def read_params(run: str | Path) -> dict[str, np.ndarray]:
     steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
     if not steps:
         raise no_checkpoint(folder)
-    newest = folder / str(max(steps))
+    step = max(steps)
+    newest = folder / str(step)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-    def read() -> dict[str, jax.Array]:
-        stored = ocp.checkpointables_metadata(newest).metadata["params"]
+    def read() -> tuple[dict[str, jax.Array], Any]:
+        about = ocp.checkpointables_metadata(newest)
+        stored = about.metadata["params"]
         like = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
             for name, leaf in stored.items()
         }
         loaded: dict[str, jax.Array] = ocp.load_checkpointables(newest, {"params": like})["params"]
-        return loaded
+        return loaded, about.custom_metadata
 
     try:
         with by_itself():
-            loaded = read_quietly(read)
+            loaded, about = read_quietly(read)
     except ReadFailed as error:
         raise CheckpointIncomplete(
             f"checkpoint {newest} is damaged ({error}); delete that folder to fall back to an "
             "earlier one."
         ) from error
+    _checked(folder, step, loaded, about)
     return {name: np.asarray(leaf) for name, leaf in loaded.items()}
+
+
+def about_params(run: str | Path, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written beside parameters: whose they are and, where they are held whole, a digest.
+
+    Args:
+        run: the folder.
+        params: by dotted name.
+    """
+    whole = all(leaf.is_fully_addressable for leaf in params.values())
+    return {"run": run_id(run), "weights": weights_digest(params) if whole else None}
+
+
+def _checked(folder: Path, step: int, params: Mapping[str, Any], about: Any) -> str:
+    """The digest of parameters, if it is the one they were written with, by the same run.
+
+    Args:
+        about: of `about_params`; None or {} of earlier versions.
+    """
+    about = about if isinstance(about, dict) else {}
+    owner, wanted = about.get("run"), about.get("weights")
+    here = run_id(folder.parent)
+    if owner is not None and here is not None and owner != here:
+        raise PresetMismatch(
+            f"checkpoint {folder / str(step)} is of another run than model.json beside "
+            f"{folder.name}; copy both from one."
+        )
+    weights = weights_digest(params)
+    if wanted is not None and wanted != weights:
+        raise CheckpointIncomplete(
+            f"checkpoint {folder / str(step)} is damaged: its parameters are not those that were "
+            "written; bring it back from a copy."
+        )
+    return weights
 
 
 def checkpoint_folder(run: str | Path) -> Path:

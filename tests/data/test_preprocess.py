@@ -24,6 +24,7 @@ from rtsam_jax.errors import (
     DoseUnit,
     EmptyROI,
     IncompleteCase,
+    NegativeDose,
     NoOverlap,
     VolumeError,
     ZeroDose,
@@ -49,7 +50,7 @@ def ct_and_dose(seed: int = 0, shape=(10, 11, 9)) -> tuple[Volume, Volume]:
 
 def test_preprocess_takes_no_label() -> None:
     assert list(inspect.signature(preprocess).parameters) == [
-        "image", "dose", "modality", "spec", "name", "prescription_gy"
+        "image", "dose", "modality", "spec", "name", "prescription_gy", "with_roi"
     ]  # fmt: skip
 
 
@@ -137,6 +138,18 @@ def test_every_threshold_reaches_the_roi() -> None:
     with pytest.raises(DoseUnit, match="dose of c1"):
         cgy = Volume(100 * dose.array, dose.affine)
         preprocess(image, cgy, "CT", spec, name="c1", prescription_gy=48.0)
+
+
+def test_a_dose_that_makes_no_region_needs_no_threshold() -> None:
+    image, dose = ct_and_dose()
+    spec = PreprocessSpec(threshold="prescription")  # which there is none of
+    beside = preprocess(image, dose, "CT", spec, name="c1", with_roi=False)
+    assert beside.roi is beside.box is beside.threshold_gy is None
+    assert (beside.dmax, beside.fraction_outside_dose) == (dose.array.max(), 0.0)
+    nothing = Volume(0 * dose.array, dose.affine)
+    assert preprocess(image, nothing, "CT", spec, name="c1", with_roi=False).dmax == 0
+    with pytest.raises(NegativeDose):
+        preprocess(image, Volume(-dose.array, dose.affine), "CT", spec, name="c1", with_roi=False)
 
 
 def test_the_box_grows_with_the_margin_as_far_as_the_volume() -> None:

@@ -58,7 +58,7 @@ def test_where_every_case_is_good_all_are_to_be_reviewed(tmp_path: Path) -> None
     assert (found.accept, found.reject) == (None, None)
     assert {of.flag for of in own.judged(found)} == {"review"}
     of = measured(own, found)
-    assert of["auroc"] == {"value": None, "low": None, "high": None}
+    assert of["auroc"] == of["flag_auroc"] == {"value": None, "low": None, "high": None}
     text = write_calibration_report(
         tmp_path, found, own, [], {own.name: of}, heading="made up, split val", kind="synthetic"
     )
@@ -80,6 +80,11 @@ def test_the_report_holds_every_trial_and_says_how_few_they_are(tmp_path: Path) 
     failed = [not case.good for case in own.cases]
     assert of["auroc"]["value"] == auroc(own.chances, failed) > 0.9
     assert f"{of['auroc']['value']:.3f} ({of['auroc']['low']:.3f} to" in text
+    level = {"accept": 2, "review": 1, "reject": 0}
+    flags = [level[confidence.flag] for confidence in own.judged(found)]
+    assert of["flag_auroc"]["value"] == auroc(flags, failed) > 0.8
+    assert of["flag_auroc"]["low"] < auroc(flags, failed) < of["flag_auroc"]["high"]
+    assert f"{of['flag_auroc']['value']:.3f} ({of['flag_auroc']['low']:.3f} to" in text
     assert of["n_empty"] == 1 and of["ece_after"] < of["ece_before"]
     assert sum(flag["n"] for flag in of["flags"].values()) == of["n"] == 121
     assert of["flags"]["accept"]["n_good"] >= RELIABLE * of["flags"]["accept"]["n"] > 0

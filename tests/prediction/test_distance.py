@@ -13,7 +13,15 @@ from scipy import ndimage
 
 from rtsam_jax.errors import UnreadableFile
 from rtsam_jax.evaluation.click_model import ClickModel
-from rtsam_jax.prediction.distance import FILE, LEAST_PATIENTS, Reference, ledoit_wolf, pooled
+from rtsam_jax.prediction.distance import (
+    FILE,
+    LEAST_PATIENTS,
+    Reference,
+    ledoit_wolf,
+    pooled,
+    replaced,
+    sha256,
+)
 from tests.models.random_model import random_model
 from tests.tiny import tiny_config
 
@@ -102,7 +110,9 @@ def test_of_two_patients_there_is_no_reference_and_equal_ones_are_near() -> None
 
 def test_it_comes_back_from_disk_or_says_why_not(tmp_path: Path) -> None:
     known = fitted(features(9, 5), one_each(9))
-    digest = known.write(tmp_path)
+    digest = sha256(known.packed())
+    with replaced(tmp_path, known.packed()):
+        pass
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
     again = Reference.read(tmp_path, digest)
     new = features(1, 5, seed=3)[0]
@@ -114,6 +124,26 @@ def test_it_comes_back_from_disk_or_says_why_not(tmp_path: Path) -> None:
     (tmp_path / FILE).unlink()
     with pytest.raises(UnreadableFile, match="is not there that model.json"):
         Reference.read(tmp_path, digest)
+
+
+def test_at_any_moment_of_replacing_it_the_one_that_is_named_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (fitted(features(9, 5, seed=seed), one_each(9)).packed() for seed in (0, 1))
+    with replaced(tmp_path, first):
+        pass
+    with pytest.raises(KeyboardInterrupt), replaced(tmp_path, second):
+        for packed in (first, second):  # before and after model.json was written
+            Reference.read(tmp_path, sha256(packed))
+        raise KeyboardInterrupt
+    for packed in (first, second):
+        Reference.read(tmp_path, sha256(packed))
+    with replaced(tmp_path, second):
+        pass
+    Reference.read(tmp_path, sha256(second))
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    with pytest.raises(UnreadableFile, match="not the one"):
+        Reference.read(tmp_path, sha256(first))
 
 
 def test_a_case_is_the_mean_of_the_tokens_that_touch_its_box() -> None:

@@ -21,7 +21,7 @@ from rtsam_jax.data.nifti import Volume
 from rtsam_jax.errors import NotWritable, OutputExists, UnreadableFile
 from rtsam_jax.prediction import cohort, outputs
 from rtsam_jax.prediction.document import Result
-from rtsam_jax.prediction.inputs import Request
+from rtsam_jax.prediction.inputs import Request, parse_click
 from rtsam_jax.prediction.outputs import only_one, write_result, write_summary
 from rtsam_jax.prediction.predicted import Prediction
 from rtsam_jax.prediction.remarks import guess_modality, remarks
@@ -145,14 +145,51 @@ def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_one_commands_alone_and_what_a_kill_left_is_cleared(tmp_path: Path) -> None:
-    (tmp_path / ".a.orn.part").mkdir()
-    (tmp_path / ".a.orn.part" / "mask.nii.gz").write_text("half")
+    left = tmp_path / ".rtsam-a.orn.part"
+    left.mkdir()
+    for name in ("mask.nii.gz", ".entropy.nii.gz.7.nii.gz", ".prediction.json.0a.part"):
+        (left / name).write_text("half")
     with only_one(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {".lock"}
         with pytest.raises(OutputExists, match="in use by another command"), only_one(tmp_path):
             pass
     with only_one(tmp_path):
         pass
+
+
+def test_what_is_not_ours_is_neither_removed_nor_renamed(
+    result: Result, loaded: Segmenter, tmp_path: Path
+) -> None:
+    mine = f".rtsam-{result.request.case}.orn.part/notes.txt"
+    for name in (".mine.part/f", mine, "sub/.git.old/f", "sub/git/f", "sub/.bashrc.old"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    with only_one(tmp_path), pytest.raises(NotWritable, match="File exists"):
+        write_result(tmp_path, result, loaded.trained)
+    (tmp_path / ".lock").unlink()
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_case_that_is_stale_is_listed_and_stops_no_other(
+    loaded: Segmenter, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "draw_prediction", lambda *_, out, **__: out.write_bytes(b""))
+    image, dose = (tiny_dataset / f"p3_{part}.nii.gz" for part in ("image", "dose"))
+    requests = [Request(case, ("orn",), image, dose) for case in ("a", "b", "c")]
+    options = cohort.Options(tmp_path, repeats=0)
+    cohort.predict_cases(loaded, requests[:2], options)
+    first = (tmp_path / "a" / "orn" / "prediction.json").read_bytes()
+    stale = dataclasses.replace(requests[0], clicks=(parse_click("20,20,20,+", "voxel"),))
+    table, failures = cohort.predict_cases(loaded, [stale, *requests[1:]], options)
+    assert [(failure.case, failure.code) for failure in failures] == [("a", OutputExists.code)]
+    assert "a/orn is there and comes of other files" in table and document(tmp_path, "c")
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        found = [(row["case"], row["result"]) for row in csv.DictReader(file)]
+    assert sorted(found) == [("a", "earlier mask"), ("a", "failed"), ("b", "mask"), ("c", "mask")]
+    assert (tmp_path / "a" / "orn" / "prediction.json").read_bytes() == first
+    with pytest.raises(OutputExists):
+        cohort.predict_cases(loaded, [stale], options)
 
 
 def test_a_command_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rtsam_jax import errors, predict
 from rtsam_jax.data.nifti import Volume, read_volume, write_volume
 from rtsam_jax.prediction import cohort, outputs
 from rtsam_jax.prediction.confidence import Confidence
-from rtsam_jax.prediction.distance import Reference
+from rtsam_jax.prediction.distance import Reference, sha256
 from rtsam_jax.prediction.inputs import Request
 from rtsam_jax.prediction.segmenter import Segmenter
 from rtsam_jax.report.prediction_picture import draw_prediction
@@ -279,9 +279,8 @@ def test_training_cases_that_are_copied_later_make_other_predictions(
     rng = np.random.default_rng(0)
     reference = Reference.fit(rng.normal(size=(4, 3)), np.arange(4), np.full(4, "orn"))
     assert reference is not None
-    known = calibration(arrays=reference.write(tmp_path)).to_dict()
-    content = (tmp_path / "calibration.npz").read_bytes()
-    (tmp_path / "calibration.npz").unlink()
+    content = reference.packed()
+    known = calibration(arrays=sha256(content)).to_dict()
     trained = dataclasses.replace(loaded.trained, folder=tmp_path, calibration=known)
     monkeypatch.setattr(loaded, "trained", trained)
     monkeypatch.setattr(outputs, "draw_prediction", lambda *_, out, **__: out.write_bytes(b""))
@@ -364,6 +363,15 @@ def test_a_pattern_whose_partners_are_nowhere_ends_before_it_begins(
         command("--image", image, "--dose", tiny_dataset / "{case}_rtdose.nii.gz", "--task", "orn")
     with pytest.raises(errors.ConfigError, match="--click belongs to one case"):
         command("--image", image, "--task", "orn", "--click", "1,1,1,+")
+
+
+@pytest.mark.parametrize("option", ["--dose", "--mask", "--record"])
+def test_one_patients_file_is_not_all_patients(
+    command: Command, tiny_dataset: Path, option: str
+) -> None:
+    image, one = tiny_dataset / "{case}_image.nii.gz", tiny_dataset / "p1_dose.nii.gz"
+    with pytest.raises(errors.ConfigError, match=rf"{option} .*p1_dose.nii.gz has no .case. in it"):
+        command("--image", image, "--task", "orn", option, one)
 
 
 @pytest.mark.parametrize(

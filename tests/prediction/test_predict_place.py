@@ -130,6 +130,23 @@ def test_a_box_does_for_a_dose(command: Command, tiny_dataset: Path) -> None:
     assert told["prompts"]["box"] == {"corners": corners, "frame": "world"}
 
 
+def test_beside_a_box_no_threshold_of_the_dose_is_needed(
+    command: Command, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    image = tiny_dataset / "p3_image.nii.gz"
+    nothing = tmp_path / "zero.nii.gz"
+    write_volume(nothing, Volume(np.zeros(SHAPE), AFFINE), np.float32)
+    box = "--task", "orn", "--box", "10,10,10,24,25,26"
+    told = document(command("--image", image, "--dose", nothing, *box))
+    assert told["region"]["box"]["from"] == "given" and told["dose"]["dmax"] == 0
+    assert any("largest dose is 0, implausible" in said for said in told["warnings"])
+    dose = tiny_dataset / "p3_dose.nii.gz"
+    with_dose = document(command("--image", image, "--dose", dose, *box, "--case", "b"), "b")
+    for of in (told["dose"], with_dose["dose"]):
+        assert of["threshold"] is of["tau"] is of["threshold_is"] is None
+    assert with_dose["dose"]["max_in_mask"] > 0
+
+
 def test_a_region_of_a_dose_goes_back_in_as_a_box(command: Command, original: Path) -> None:
     image, options = original / "image.nii", ("--task", "orn")
     out = command("--image", image, "--dose", original / "dose.nii", *options, "--case", "dose")

@@ -14,11 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtsam_jax import errors
+from rtsam_jax.data.crops import extract
+from rtsam_jax.data.neighbourhood import decode, encode
 from rtsam_jax.data.nifti import Volume, read_volume
 from rtsam_jax.data.preprocess import to_native
 from rtsam_jax.evaluation.inference import make_crop_predictor, predict_volume
 from rtsam_jax.prediction.segmenter import Click, Prediction, Prompts, Segmenter
 from rtsam_jax.prediction.trained import load_trained
+from rtsam_jax.prompts.dose import box_corners
+from tests.prediction.smooth_phantom import turned
 from tests.tiny import SHAPE, SPACING
 
 # Inclusive voxels of the model grid, which is the image's: one crop, and several.
@@ -154,6 +158,120 @@ def test_nothing_is_compiled_after_the_first_case(
     assert compiled(caplog, lambda: clicks(9)) == []
 
 
+def test_only_a_case_is_encoded_and_only_once(
+    case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compilations do not show it: encoding again compiles nothing."""
+    segmenter = case(SEVERAL, task="ce")
+    encoded, compiled_one = [], segmenter.model._encode
+
+    def counted(params: object, image: np.ndarray, roi: np.ndarray) -> object:
+        encoded.append(image.shape)
+        return compiled_one(params, image, roi)
+
+    monkeypatch.setattr(segmenter.model, "_encode", counted)
+    segmenter.predict()
+    mask = segmenter.predict(Prompts((FIRST,))).mask()
+    segmenter.click(SECOND.at_mm, SECOND.positive)
+    segmenter.undo()
+    segmenter.save(tmp_path / "session.json")
+    segmenter.predict(Prompts((SECOND,), mask))
+    segmenter.set_task("crn")
+    segmenter.predict()
+    assert encoded == []
+    assert len(case(SEVERAL).opened.tiles) == len(encoded) == 2
+    segmenter.load(tmp_path / "session.json")
+    assert len(encoded) == 4
+
+
+@pytest.fixture
+def trained_with(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Segmenter]:
+    """The same weights as of a model that was trained with a box from elsewhere."""
+
+    def changed(source: str) -> Segmenter:
+        monkeypatch.setattr(segmenter.trained.cfg.dose, "source", source)
+        monkeypatch.setattr(segmenter.model, "told_box", source != "none")
+        return segmenter
+
+    return changed
+
+
+def test_a_model_trained_on_boxes_of_labels_is_given_one(trained_with, tiny_dataset: Path) -> None:
+    segmenter = trained_with("label")
+    image, dose = tiny_dataset / "p3_image.nii.gz", tiny_dataset / "p3_dose.nii.gz"
+    with pytest.raises(errors.IncompleteCase, match="Case p3 has no box, and the model was train"):
+        segmenter.set_case(image, dose, task="orn", name="p3")
+    label = read_volume(tiny_dataset / "p3_orn_label.nii.gz").array.astype(np.uint8)
+    opened = segmenter.set_case(image, dose, task="orn", box=box_corners(label))
+    told = segmenter.predict()
+    assert segmenter.warnings == () and opened.scan.roi is None
+    size = opened.tiles.size
+    record = encode(opened.scan, [label], size=size, reach=0, dtype="float32")
+    trained_on = decode(record, 0, 0, "label")
+    (origin,) = trained_on.origins
+    np.testing.assert_array_equal(opened.rois[0], extract(trained_on.roi, origin, size, 0))
+    np.testing.assert_array_equal(
+        opened.images[0], extract(trained_on.image, origin, size, trained_on.background)
+    )
+    segmenter.set_case(image, task="orn", box=box_corners(label))
+    assert same(segmenter.predict(), told)
+
+
+def test_a_model_trained_without_doses_heeds_none(trained_with, tiny_dataset: Path) -> None:
+    segmenter = trained_with("none")
+    image, dose = tiny_dataset / "p3_image.nii.gz", tiny_dataset / "p3_dose.nii.gz"
+    opened = segmenter.set_case(image, task="orn")
+    without = segmenter.predict()
+    assert segmenter.warnings == () and len(opened.tiles) == 8 and opened.tiles.roi.all()
+    segmenter.set_case(image, dose, task="orn")
+    (said,) = segmenter.warnings
+    assert said.startswith("the model was trained without doses, so the dose makes no region")
+    assert same(segmenter.predict(), without)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "scale", "error"),
+    [
+        ("dmax", 0, errors.ZeroDose),
+        ("absolute", 1e-6, errors.EmptyROI),
+        ("absolute", 100, errors.DoseUnit),
+        ("prescription", 1, errors.IncompleteCase),
+    ],
+)
+def test_beside_a_box_a_dose_without_a_threshold_stops_nothing(
+    case, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch, threshold, scale, error
+) -> None:
+    segmenter = case(ONE)
+    alone = segmenter.predict()
+    monkeypatch.setattr(segmenter.trained.cfg.dose, "threshold", threshold)
+    monkeypatch.setattr(segmenter.trained.cfg.dose, "gy", 30.0)
+    image, dose = (read_volume(tiny_dataset / f"p3_{what}.nii.gz") for what in ("image", "dose"))
+    dose = Volume(scale * dose.array, dose.affine)
+    with pytest.raises(error):
+        segmenter.set_case(image, dose, task="orn")
+    opened = segmenter.set_case(image, dose, task="orn", box=ONE)
+    assert opened.scan.threshold_gy is None and opened.scan.dmax == dose.array.max()
+    assert same(segmenter.predict(), alone)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "SAL"])
+def test_a_volume_in_memory_is_turned_as_a_file_is(case, tiny_dataset: Path, axes: str) -> None:
+    segmenter = case()
+    expected = segmenter.click(CENTRE)
+    image, dose = (
+        Volume(*turned(read_volume(tiny_dataset / f"p3_{what}.nii.gz").array, code))
+        for what, code in (("image", axes), ("dose", axes[::-1]))
+    )
+    segmenter.set_case(image, dose, task="orn")
+    found = segmenter.click(CENTRE)
+    assert same(found, expected) and 0 < expected.mask().array.sum()
+    np.testing.assert_array_equal(found.mask().array, expected.mask().array)
+    np.testing.assert_allclose(found.mask().affine, expected.mask().affine)
+    np.testing.assert_array_equal(segmenter.opened.images, case().opened.images)
+
+
 def test_another_task_on_the_open_case_is_that_task_opened(case) -> None:
     segmenter = case(ONE, task="ce")
     ce = segmenter.predict()
@@ -274,6 +392,37 @@ def test_a_case_that_cannot_be_opened_leaves_the_open_one(case, tiny_dataset: Pa
     with pytest.raises(errors.ConfigError, match="initial mask is of type ndarray"):
         segmenter.predict(Prompts(mask=np.zeros((4, 4, 4))))
     assert same(segmenter.predict(), before)
+
+
+def test_a_malformed_box_record_or_volume_is_told_so(segmenter, tiny_dataset: Path) -> None:
+    image = tiny_dataset / "p3_image.nii.gz"
+    for box in (
+        [1, 2, 3],
+        [[1, 2], [3, 4]],
+        "abc",
+        [[0, 0, 0], [1e30, 1, 1]],
+        [[1.9, 0, 0], [3, 4, 5]],
+        [[0, 0, 0], [float("nan"), 4, 5]],
+        [[0, 0, 0], [10**400, 4, 5]],
+    ):
+        with pytest.raises(errors.ConfigError, match="box of case 'case' is not two corners"):
+            segmenter.set_case(image, task="orn", box=box)
+    for record in ({"age": None}, {"age": [61]}, [61], {7: 1}):
+        with pytest.raises(errors.RecordError, match="record"):
+            segmenter.set_case(image, task="orn", box=ONE, record=record)
+    array, flat = np.ones((4, 4, 4)), np.diag([1.0, 1.0, 0.0, 1.0])
+    for volume, named in (
+        (Volume(array, flat), "in memory has a singular"),
+        (Volume(array, np.eye(3)), r"an affine \(3, 3\)"),
+        (Volume(array, "here"), "none of numbers"),
+        (Volume(array[0], np.eye(4)), r"array of float64 \(4, 4\)"),
+        (Volume(array * 1j, np.eye(4)), "array of complex128"),
+        (Volume(array[:0], np.eye(4)), "no voxels"),
+        (Volume(array * np.nan, np.eye(4)), "in memory has 64 NaN"),
+    ):
+        for files in ((volume,), (image, volume)):
+            with pytest.raises(errors.VolumeError, match=named):
+                segmenter.set_case(*files, task="orn", box=ONE)
 
 
 def test_no_case_is_open(run: Path) -> None:

@@ -143,6 +143,37 @@ def test_a_map_or_a_probability_is_no_initial_mask(segmenter: Segmenter, place: 
             segmenter.predict(Prompts(mask=place / "other.nii.gz"))
 
 
+def test_a_mask_in_memory_is_held_to_what_a_file_is(segmenter: Segmenter, place: Path) -> None:
+    segmenter.set_case(place / "p3_image.nii.gz", place / "p3_dose.nii.gz", task="orn")
+    mask = read_volume(place / "other.nii.gz")
+    whole = segmenter.predict(Prompts(mask=mask)).probability
+    for marked in (mask.array > 0, 3 * mask.array.astype(np.uint8)):
+        again = segmenter.predict(Prompts(mask=Volume(marked, mask.affine)))
+        np.testing.assert_array_equal(again.probability, whole)
+    for values, named in (
+        (mask.array + 1, "in memory holds the values 1, 2; mark one structure"),
+        (mask.array * 0.6 + 0.2, "in memory holds 0.2"),
+        (np.where(mask.array > 0, np.nan, 0), "in memory has 1000 NaN"),
+        (mask.array[0], r"array of float32 \(40, 40\)"),
+    ):
+        with pytest.raises(errors.VolumeError, match=f"initial mask {named}|mask in memory has an"):
+            segmenter.predict(Prompts(mask=Volume(values, mask.affine)))
+
+
+def test_numpys_scalars_in_a_record_are_saved(segmenter: Segmenter, place: Path) -> None:
+    files = (place / "p3_image.nii.gz", place / "p3_dose.nii.gz")
+    record = {"age": np.int64(47), "surgery": np.bool_(True), "prescription_gy": np.float32(66)}
+    mask = segmenter.set_case(*files, task="orn", record=record) and segmenter.predict().mask()
+    segmenter.save(place / "session.json")
+    content = json.loads((place / "session.json").read_text())
+    assert content["case"]["record"] == {"age": 47, "surgery": True, "prescription_gy": 66.0}
+    np.testing.assert_array_equal(segmenter.load(place / "session.json").mask().array, mask.array)
+    content["case"]["record"] = {"age": [61]}
+    (place / "session.json").write_text(json.dumps(content))
+    with pytest.raises(errors.RecordError, match="record field 'age' must be a whole number"):
+        segmenter.load(place / "session.json")
+
+
 def test_a_session_that_cannot_be_loaded_leaves_the_open_case(
     segmenter: Segmenter, place: Path
 ) -> None:

@@ -16,7 +16,7 @@ from flax import nnx
 from rtsam_jax import errors
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import load_run_data
-from rtsam_jax.prediction.trained import load_trained, weights_digest
+from rtsam_jax.prediction.trained import load_trained
 from rtsam_jax.prompts.record import FIELDS, Flag, Note, Number, Scalar
 from rtsam_jax.prompts.text import optional_sentences
 from rtsam_jax.text.prompt_set import prompt_set
@@ -24,6 +24,7 @@ from rtsam_jax.training.checkpoint import RunCheckpoints
 from rtsam_jax.training.model_file import write_calibration
 from rtsam_jax.training.rules import trained_filter
 from rtsam_jax.training.state import Built, TrainState
+from rtsam_jax.weights import flatten, weights_digest
 from tests.text.tiny_language_model import write_language_model
 from tests.tiny import tiny_config
 
@@ -53,12 +54,13 @@ def test_a_copy_of_model_and_checkpoints_is_the_run(
 def test_the_digest_is_of_every_weight_and_name(run: Path) -> None:
     params = load_trained(run).params
     leaves, structure = jax.tree.flatten(params)
-    digests = {weights_digest(params)}
+    digests = {weights_digest(flatten(nnx.to_pure_dict(params)))}
     for at in (0, len(leaves) // 2, len(leaves) - 1):
         array = np.array(leaves[at])
         array.flat[-1] = np.nextafter(array.flat[-1], np.inf, dtype=np.float32)
         changed = [*leaves[:at], array, *leaves[at + 1 :]]
-        digests.add(weights_digest(jax.tree.unflatten(structure, changed)))
+        state = jax.tree.unflatten(structure, changed)
+        digests.add(weights_digest(flatten(nnx.to_pure_dict(state))))
     assert len(digests) == 4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -16,7 +17,8 @@ from rtsam_jax.optim import make_optimizer
 from rtsam_jax.training.checkpoint import RunCheckpoints
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import Built, TrainState, abstract_model, build
-from rtsam_jax.training.stored import restore_params
+from rtsam_jax.training.stored import read_params, restore_params
+from rtsam_jax.weights import flatten, weights_digest
 from tests.tiny import tiny_config
 from tests.training.conftest import copied
 
@@ -88,7 +90,7 @@ def test_prediction_needs_the_parameters_alone(saved, tmp_path: Path) -> None:
     shutil.copytree(saved[0], run)
     shutil.rmtree(run / "checkpoints" / "6" / "train_state")
     _, params = abstract_model(tiny_config(), 3, ONE)
-    assert restore_params(run, params) == 6
+    assert restore_params(run, params).step == 6
     restored = RunCheckpoints(saved[0], keep=2).restore(fresh())
     whole = nnx.merge_state(restored.state.trained, restored.frozen)
     assert jax.tree.structure(params) == jax.tree.structure(whole)
@@ -103,7 +105,7 @@ def test_reading_parameters_changes_nothing(saved, tmp_path: Path) -> None:
     shutil.copytree(run / "checkpoints" / "6", run / "checkpoints" / "7.orbax-checkpoint-tmp")
     before = sorted(p.relative_to(run) for p in run.rglob("*"))
     _, params = abstract_model(tiny_config(), 3, ONE)
-    assert restore_params(run, params) == 6
+    assert restore_params(run, params).step == 6
     assert sorted(p.relative_to(run) for p in run.rglob("*")) == before
 
 
@@ -151,7 +153,7 @@ def test_damaged_metrics(saved, tmp_path: Path, content: str) -> None:
             use()
         assert "delete that folder" in str(caught.value) and "\n" not in str(caught.value)
     shutil.rmtree(step)  # as the message advises
-    assert restore_params(tmp_path / "run", params) == 6
+    assert restore_params(tmp_path / "run", params).step == 6
 
 
 def test_a_folder_that_refuses_is_not_to_be_deleted(saved, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +176,37 @@ def test_no_checkpoint_yet(tmp_path: Path) -> None:
         with pytest.raises(errors.CheckpointIncomplete, match="no finished checkpoint"):
             restore_params(run, params)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_parameters_are_those_that_were_written_and_of_this_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.json").write_text('{"run": "one"}')
+    with closing(RunCheckpoints(tmp_path, keep=1)) as checkpoints:
+        checkpoints.save(built := fresh(), loss=1.0)
+    _, params = abstract_model(tiny_config(), 3, ONE)
+    whole = nnx.to_pure_dict(nnx.merge_state(built.state.trained, built.frozen))
+    assert restore_params(tmp_path, params) == (0, weights_digest(flatten(whole)))
+    assert read_params(tmp_path).keys() == flatten(whole).keys()
+
+    (tmp_path / "model.json").write_text('{"run": "another"}')
+    for read in (lambda: restore_params(tmp_path, params), lambda: read_params(tmp_path)):
+        with pytest.raises(errors.PresetMismatch, match="is of another run than model.json"):
+            read()
+    for unknown in ("{}", "none"):  # of an earlier version; damaged, which others tell
+        (tmp_path / "model.json").write_text(unknown)
+        assert restore_params(tmp_path, params).step == 0
+
+    other = {"run": None, "weights": "0" * 64}
+    monkeypatch.setattr("rtsam_jax.training.checkpoint.about_params", lambda *_: other)
+    with closing(RunCheckpoints(tmp_path / "bits", keep=1)) as checkpoints:
+        checkpoints.save(built, loss=1.0)
+    for read in (
+        lambda: restore_params(tmp_path / "bits", params),
+        lambda: read_params(tmp_path / "bits"),
+    ):
+        with pytest.raises(errors.CheckpointIncomplete, match="not those that were written"):
+            read()
 
 
 def test_another_models_checkpoint(saved) -> None:

@@ -116,6 +116,15 @@ def test_another_runs_tasks_or_language_model(tmp_path: Path, data: RunData, sch
         load_weights(tmp_path, "test")  # by mistake
 
 
+@pytest.mark.parametrize("tasks", [5, True, [{"title": "ORN"}], [{"name": "orn"}, {}]])
+def test_tasks_or_a_language_model_that_are_none(tmp_path: Path, data: RunData, tasks: Any) -> None:
+    changed(written(tmp_path, data), tasks=tasks, language_model=5)
+    with pytest.raises(errors.UnreadableFile, match="model.json is damaged .tasks"):
+        check_tasks(tmp_path, TASKS)
+    with pytest.raises(errors.UnreadableFile, match="model.json is damaged .language_model"):
+        check_language_model(tmp_path, "abc")
+
+
 def changed(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
