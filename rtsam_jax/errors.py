@@ -243,6 +243,7 @@ def run_command(main: Callable[[], None]) -> None:
 _REFUSALS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # a file in a folder's place, or the reverse
+    *(errno.ENAMETOOLONG, errno.ELOOP),
 )
 
 

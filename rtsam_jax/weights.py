@@ -20,6 +20,7 @@ import json
 import logging
 import shutil
 import sys
+import textwrap
 import time
 import uuid
 import warnings
@@ -157,7 +158,7 @@ def read_quietly(read: Callable[[], Any]) -> Any:
 def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:  # the outer ones only list Orbax's handlers
         error = error.__cause__
-    return " ".join(str(error).split()).rstrip(".")[:160] or type(error).__name__
+    return textwrap.shorten(str(error), 160, placeholder=" ...").rstrip(".") or type(error).__name__
 
 
 def save_weights(

@@ -59,7 +59,7 @@ ALLOWED: dict[str, frozenset[str]] = {
 }
 
 # A run's checkpoints, and plain weights on disk: the only files that know the storage library.
-ORBAX = frozenset({"training/checkpoint.py", "weights.py"})
+ORBAX = frozenset({"training/checkpoint.py", "training/stored.py", "weights.py"})
 
 # Installed by extras only. `benchmark` times PyTorch's side in the same process: it imports it
 # inside a function, so that the module itself loads without torch.

@@ -14,6 +14,7 @@ from rtsam_jax.errors import LabelNotCovering, NoOverlap, VolumeError
 from rtsam_jax.geometry import index_map, inside_extent
 
 _LARGEST = 2048  # voxels along an axis, or along a voxel of the other grid: else a unit is wrong
+_MOST = 2**30  # voxels of a grid, as of a file: 4 GiB of float32
 _ROUNDING = 1e-3  # voxels
 
 
@@ -53,18 +54,18 @@ def model_grid(image: Space, spacing_mm: float, *, name: str = "this case") -> G
     """The isotropic grid along the image's axes that covers its field of view and its centre.
 
     Raises:
-      VolumeError: an axis, or a model voxel along it, would have over 2048 voxels; `name` says
-        whose.
+      VolumeError: an axis, or a model voxel along it, would have over 2048 voxels, or the grid
+        over 2**30; `name` says whose.
     """
     spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
     extent = np.array(image.shape) * spacing
     # A thousandth of a voxel is rounding, not field of view.
     count = np.maximum(1, np.ceil(extent / spacing_mm - _ROUNDING))
     scale = spacing_mm / spacing
-    if not (np.maximum(count, scale) <= _LARGEST).all():
+    if not (np.maximum(count, scale) <= _LARGEST).all() or count.prod() > _MOST:
         raise VolumeError(
             f"The image of {name} extends over {' x '.join(f'{mm:g}' for mm in extent)} mm, which "
-            f"is too {'large' if (count > _LARGEST).any() else 'small'} for a model grid of "
+            f"is too {'small' if (scale > _LARGEST).any() else 'large'} for a model grid of "
             f"{spacing_mm:g} mm; check its file's affine and unit of length, or set "
             "config.data.spacing_mm to suit."
         )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import logging
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -222,9 +225,10 @@ def _decode(path: Path, what: str) -> nibabel.Nifti1Image:
             gzipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             if gzipped:
-                with gzip.open(file) as stream:
+                with gzip.open(file) as stream, _quiet():
                     return _parse(stream, path, what)
-            return _parse(file, path, what)
+            with _quiet():
+                return _parse(file, path, what)
     except _NOT_NIFTI as cause:
         raise _unreadable(path, what, cause) from cause
     except OSError as cause:
@@ -232,6 +236,17 @@ def _decode(path: Path, what: str) -> nibabel.Nifti1Image:
             f"The {what} {path} cannot be read ({cause.strerror or cause}); mend its permissions "
             "or its disk, or copy it again."
         ) from cause
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what nibabel prints of a header before it raises the same as an error."""
+    logger = logging.getLogger("nibabel.global")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _parse(stream: BinaryIO | gzip.GzipFile, path: Path, what: str) -> nibabel.Nifti1Image:

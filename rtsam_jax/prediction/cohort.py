@@ -26,19 +26,20 @@ from rtsam_jax.errors import (
 )
 from rtsam_jax.evaluation.scoring import THRESHOLD
 from rtsam_jax.prediction.confidence import REPEATS, assess, calibrated, entropy
-from rtsam_jax.prediction.document import Result
+from rtsam_jax.prediction.document import Result, check_shown
 from rtsam_jax.prediction.inputs import Inputs, Request, box_on_grid, click_in_world, read_inputs
 from rtsam_jax.prediction.outputs import (
+    altered,
+    check_folders,
+    check_own,
     lacking,
     only_one,
-    only_own,
-    read_document,
     write_result,
-    write_summary,
 )
 from rtsam_jax.prediction.predicted import Click, Prompts
 from rtsam_jax.prediction.remarks import doubted, doubts, guess_modality, remarks
 from rtsam_jax.prediction.segmenter import Segmenter
+from rtsam_jax.prediction.summary import read_document, write_summary
 from rtsam_jax.prediction.trained import Trained
 from rtsam_jax.training.model_file import TaskEntry
 
@@ -81,7 +82,8 @@ def predict_cases(
     Raises:
         NotWritable: the folder refuses, whichever case it was at.
         OutputExists: another command works in the folder, or it holds the single case's prediction
-            from other files, prompts, weights or options.
+            from other files, prompts, weights or options, or what is not a prediction's in its
+            place.
         UnreadableFile: the calibration is damaged.
     """
     _has_reference(segmenter.trained)  # a damaged calibration is no case's own failure
@@ -151,11 +153,18 @@ def _finished(trained: Trained, request: Request, options: Options) -> bool:
     """Whether all that a request asks for is there, each with all its files.
 
     Raises:
-        OutputExists: what is there comes of something else, and is not to be renewed.
+        OutputExists: what is there comes of something else, and is not to be renewed; or there are
+            others' files in the place of what would be.
+        NotWritable: that place is refused.
     """
     tasks = [trained.task(name) for name in request.tasks]
     places = {task.name: options.out / request.case / task.name for task in tasks}
+    for place in places.values():
+        check_folders(place)
     present = [task for task in tasks if places[task.name].exists()]
+    if options.overwrite:
+        for task in present:
+            check_own(places[task.name])
     if not present or options.overwrite:
         return False
     try:
@@ -169,15 +178,22 @@ def _finished(trained: Trained, request: Request, options: Options) -> bool:
         own = document is not None and document["key"] == _key(
             trained, request, contents, task, options
         )
-        if without and only_own(place) and (own or document is None):
+        changed = altered(place, document or {}) if own else []
+        if without or not own:
+            check_own(place)
+        if not own and not (without and document is None):
+            raise OutputExists(
+                f"{place} is there and comes of other files, prompts, weights or options; move it "
+                "away, name another folder with --out, or predict all anew with --overwrite."
+            )
+        if changed:
+            raise OutputExists(
+                f"{place / changed[0]} has another size than it was written with, damaged or "
+                "changed by hand; move it away, and the same command predicts it again."
+            )
+        if without:
             print(f"{place} lacks {', '.join(without)}: it is predicted again", flush=True)
             whole = False
-        elif without or not own:
-            raise OutputExists(
-                f"{place} is there and comes of other files, prompts, weights or options, or holds "
-                "more than a prediction; move it away, name another folder with --out, or predict "
-                "all anew with --overwrite."
-            )
     if not whole:
         return False
     wanted = {options.modality or present[0].modality}
@@ -259,6 +275,8 @@ def _predict(
         Click(click_in_world(click, inputs.grid, name=name), click.positive)
         for click in request.clicks
     )
+    for given, click in zip(request.clicks, clicks, strict=True):
+        check_shown(given, click, segmenter.opened, inputs.grid)
     prediction = segmenter.predict(Prompts(clicks, inputs.mask))
     raw = prediction.native_probability().array
     confidence = assess(

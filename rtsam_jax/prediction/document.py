@@ -23,12 +23,13 @@ from rtsam_jax.data.grid import Grid
 from rtsam_jax.data.json_file import finite
 from rtsam_jax.data.nifti import Volume
 from rtsam_jax.data.preprocess import voxels_reached
+from rtsam_jax.errors import PromptOutside
 from rtsam_jax.evaluation.scoring import THRESHOLD
 from rtsam_jax.evaluation.tiles import part_of
 from rtsam_jax.geometry import index_map, inside_extent, resample
 from rtsam_jax.metrics.diameter import longest_diameter
 from rtsam_jax.prediction.confidence import Confidence
-from rtsam_jax.prediction.inputs import Inputs, Request, Triple
+from rtsam_jax.prediction.inputs import GivenClick, Inputs, Request, Triple, said_of
 from rtsam_jax.prediction.opened import Opened
 from rtsam_jax.prediction.predicted import Click, Prediction
 from rtsam_jax.prediction.trained import Trained
@@ -216,6 +217,27 @@ def box_of(opened: Opened) -> np.ndarray:
     box = box_corners(opened.tiles.roi)
     assert box is not None  # a case without a region is not opened
     return box
+
+
+def check_shown(given: GivenClick, click: Click, opened: Opened, image: FileGrid) -> None:
+    """Raises `PromptOutside`, in the frame a click was given in, if it is in none of the crops.
+
+    Args:
+        given: the click as a user gave it.
+        click: the same, in the world.
+        image: the grid of the image's file.
+    """
+    try:
+        opened.hold(click.at_mm)
+    except PromptOutside:
+        shown = region_facts(opened, image, given=opened.boxed)["covered"]
+        voxels = given.frame == "voxel"
+        first, last = map(tuple, shown["voxels" if voxels else "world_mm"])
+        raise PromptOutside(
+            f"The click {said_of(given)} on {opened.name} is outside the region that the model is "
+            f"shown, which reaches from {'voxel ' if voxels else ''}{first} to {last}"
+            f"{'' if voxels else ' mm'}; give one in it, or a region that holds it with --box."
+        ) from None
 
 
 def _place(grid: Grid, low: np.ndarray, high: np.ndarray, image: FileGrid) -> dict[str, Any]:

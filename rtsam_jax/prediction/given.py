@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.grid import Grid
 from rtsam_jax.data.nifti import Volume, label_of
 from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, preprocess
 from rtsam_jax.data.volume import check_affine, check_shape, closest_ras
@@ -40,8 +39,8 @@ def prepare_given(
     *,
     name: str,
     boxed: bool,
-) -> tuple[Preprocessed, Grid, tuple[Source, Source | None] | None]:
-    """A case on the model grid, its image's own grid, and its files if it has them all.
+) -> tuple[Preprocessed, Volume, tuple[Source, Source | None] | None]:
+    """A case on the model grid, its image on its own, and its files if it has them all.
 
     As in training the dose makes no region where the box comes from elsewhere: with a box that is
     given, and with a model whose config.dose.source is another.
@@ -76,7 +75,7 @@ def prepare_given(
     )
     named = image_file and (dose is None or dose_file)
     files = (image_file, dose_file) if image_file and named else None
-    return scan, Grid(volume.shape, volume.affine), files
+    return scan, volume, files
 
 
 def read_given_mask(mask: VolumeOrFile) -> tuple[Volume, Source | None]:

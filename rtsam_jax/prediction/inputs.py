@@ -227,11 +227,16 @@ def click_in_world(click: GivenClick, image: FileGrid, *, name: str) -> Triple:
     world = np.array(click.at) if click.frame == "world" else image.to_world(np.array(click.at))
     if _beyond(image.to_index(world), image) > _ROUNDING:
         raise PromptOutside(
-            f"The click {_said(click.at)} ({_unit(click.frame)}) lies outside the image of {name}, "
+            f"The click {said_of(click)} lies outside the image of {name}, "
             f"{_extent(image, click.frame)}; give one inside it."
         )
     x, y, z = world.tolist()
     return x, y, z
+
+
+def said_of(click: GivenClick) -> str:
+    """A click's numbers as they were given, with their frame."""
+    return f"{_said(click.at)} ({_unit(click.frame)})"
 
 
 def box_on_grid(box: GivenBox, image: FileGrid, grid: Grid, *, name: str) -> np.ndarray:

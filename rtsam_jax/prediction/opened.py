@@ -116,8 +116,13 @@ class Opened:
             side: m.
 
         Raises:
-            PromptOutside: it marks nothing that the model is shown.
+            PromptOutside: it marks nothing, or nothing that the model is shown.
         """
+        if not mask.array.any():
+            raise PromptOutside(
+                f"The initial mask of {self.name} marks no voxel at all; give one that marks the "
+                "lesion, or leave it out."
+            )
         matrix = index_map(mask.affine, self.window.affine)
         share = resample((mask.array != 0).astype(np.float32), matrix, self.tiles.shape)
         if not share.any():

@@ -1,7 +1,6 @@
-"""A prediction's files: a folder per case and task that appears whole, and a table of them all.
+"""A prediction's files: a folder per case and task that appears whole; `summary` tabulates them.
 
     OUT/CASE/TASK/mask.nii.gz, probability.nii.gz, entropy.nii.gz, prediction.json, prediction.png
-    OUT/summary.csv, summary.md
 
 Volumes are NIfTI on the image file's own grid: its order and direction of axes, its place.
 """
@@ -10,29 +9,26 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rtsam_jax.data.failure import Failure
 from rtsam_jax.data.file_lock import take_lock
-from rtsam_jax.data.json_file import read_json, write_json
-from rtsam_jax.errors import DatasetSchemaError, NotWritable, OutputExists, UnreadableFile
+from rtsam_jax.data.json_file import write_json
+from rtsam_jax.errors import NotWritable, OutputExists
 from rtsam_jax.geometry import index_map
-from rtsam_jax.prediction.confidence import ACCEPT
-from rtsam_jax.prediction.document import SCHEMA_VERSION, Result, box_of, describe
+from rtsam_jax.prediction.document import Result, box_of, describe
 from rtsam_jax.prediction.remarks import guess_modality
 from rtsam_jax.prediction.trained import Trained
-from rtsam_jax.report.files import written_whole
 from rtsam_jax.report.planes import overlay_centre
 from rtsam_jax.report.prediction_picture import draw_prediction
-from rtsam_jax.report.tables import Cell, Table, render, write_csv
 
 DOCUMENT = "prediction.json"
 FILES = ("mask.nii.gz", "probability.nii.gz", "entropy.nii.gz", DOCUMENT, "prediction.png")
+TABLES = ("summary.csv", "summary.md")
 _STEMS = {name.partition(".")[0] for name in FILES}
 # Hidden names that no other program gives: what has them may be renamed and removed.
 _LOCK, _OWN, _PART, _OLD = ".lock", ".rtsam-", ".part", ".old"
@@ -47,22 +43,28 @@ def only_one(out: Path) -> Iterator[None]:
 
     Raises:
         NotWritable: the system refuses to make or to lock it.
-        OutputExists: another command works in it, or it is a file.
+        OutputExists: another command works in it, it is a file, or a folder is in a table's place.
     """
     if out.exists() and not out.is_dir():
         raise OutputExists(f"{out} is a file; name a folder with --out.")
+    for name in TABLES:
+        if os.path.isdir(out / name):
+            raise OutputExists(
+                f"{out / name} is a folder, but a table is to be there; move it away, or name "
+                "another folder with --out."
+            )
     new = not out.exists()
-    with _writing(out):
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / _LOCK).open("a")
     with lock:
-        with _writing(out):
+        with writing(out):
             alone = take_lock(lock)
         if not alone:
             raise OutputExists(
                 f"{out} is in use by another command; wait for its end, or name another folder."
             )
-        with _writing(out):
+        with writing(out):
             for old in out.glob(f"[!.]*/{_OWN}*{_OLD}"):
                 _bring_back(old, old.with_name(old.name[len(_OWN) : -len(_OLD)]))
         for left in out.glob(f"{_OWN}*{_PART}"):
@@ -77,16 +79,48 @@ def only_one(out: Path) -> Iterator[None]:
 
 
 def lacking(folder: Path) -> list[str]:
-    """Which files of a prediction a folder does not have; all of them where there is none."""
-    return [name for name in FILES if not os.path.isfile(folder / name)]  # nor if it is refused
+    """Which files of a prediction a folder does not have, or has without a byte in them."""
+    paths = {name: folder / name for name in FILES}
+    return [  # a file that is refused is lacking too
+        name for name, path in paths.items() if not (os.path.isfile(path) and os.path.getsize(path))
+    ]
 
 
-def only_own(folder: Path) -> bool:
-    """Whether there is nothing but files of a prediction in a folder."""
-    try:
-        return all(name in FILES for name in os.listdir(folder))
-    except OSError:  # a file, or refused
-        return False
+def altered(folder: Path, document: Mapping[str, Any]) -> list[str]:
+    """Which files of a prediction have another size than they were written with.
+
+    They may be damaged, or corrected by hand. A document of before sizes were stored knows of none.
+    """
+    sizes, there = document.get("bytes"), {*FILES} - {*lacking(folder)}
+    known = sizes if isinstance(sizes, dict) else {}
+    return sorted(
+        name for name in there & {*known} if os.path.getsize(folder / name) != known[name]
+    )
+
+
+def check_folders(folder: Path) -> None:
+    """Raises `OutputExists` where a prediction's folder, or its case's, is something else."""
+    for path in (folder.parent, folder):
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise OutputExists(
+                f"{path} is no folder, but a prediction is to be there; move it away, or name "
+                "another folder with --out."
+            )
+
+
+def check_own(folder: Path) -> None:
+    """Raises `OutputExists` where a folder that is to be replaced holds what no prediction has.
+
+    It is `NotWritable` if it cannot be looked at.
+    """
+    with writing(folder):
+        names = sorted(os.listdir(folder))
+    for name in names:
+        if name not in FILES or not os.path.isfile(folder / name):
+            raise OutputExists(
+                f"{folder} holds {name}, which is not a prediction's, and is left as it is; move "
+                f"{name} away, or name another folder with --out."
+            )
 
 
 def _half_made(folder: Path) -> bool:
@@ -97,46 +131,37 @@ def _half_made(folder: Path) -> bool:
         return False
 
 
-def read_document(folder: Path) -> dict[str, Any] | None:
-    """The `prediction.json` of a case and task; None where there is none that this version wrote.
-
-    It may be damaged, of another schema, or another program's.
-    """
-    try:
-        document = read_json(folder / DOCUMENT)
-    except (OSError, DatasetSchemaError):
-        return None
-    if not isinstance(document, dict):
-        return None
-    ours = (document.get("schema"), document.get("kind")) == (SCHEMA_VERSION, "prediction")
-    try:
-        _done(document)
-    except (KeyError, TypeError, AttributeError):  # of parts that it lacks, or that are not such
-        return None
-    return document if ours and document.get("key") else None
-
-
 def write_result(out: Path, result: Result, trained: Trained) -> None:
     """Writes a prediction's folder, whole or not at all; one that is there is replaced.
 
     Raises:
         NotWritable: no space, no permission.
+        OutputExists: the one that is there holds what is not a prediction's.
     """
     case, task = result.request.case, result.opened.task.name
     folder, beside = out / case / task, out / f"{_OWN}{case}.{task}{_PART}"
     grid = result.inputs.grid
-    with _writing(folder):
+    with writing(folder):
         beside.mkdir()
         try:
             grid.write(beside / "mask.nii.gz", result.mask, np.uint8)
             grid.write(beside / "probability.nii.gz", result.probability, np.float32)
             grid.write(beside / "entropy.nii.gz", result.entropy, np.float32)
             document = describe(result, trained)
-            write_json(beside / DOCUMENT, document)
             _draw(result, document, beside / "prediction.png")
+            sizes = {path.name: path.stat().st_size for path in sorted(beside.iterdir())}
+            write_json(beside / DOCUMENT, {**document, "bytes": sizes})
+            _to_disk(beside)
             _put(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+
+def _to_disk(folder: Path) -> None:
+    """Has the system store a folder's files now: a loss of power leaves none of them empty."""
+    for path in folder.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
 
 
 def _put(beside: Path, folder: Path) -> None:
@@ -144,6 +169,7 @@ def _put(beside: Path, folder: Path) -> None:
     folder.parent.mkdir(exist_ok=True)
     old = folder.with_name(f"{_OWN}{folder.name}{_OLD}")
     if folder.exists():
+        check_own(folder)
         os.replace(folder, old)
     try:
         os.replace(beside, folder)
@@ -160,7 +186,8 @@ def _bring_back(old: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _writing(place: Path) -> Iterator[None]:
+def writing(place: Path) -> Iterator[None]:
+    """`NotWritable` where the system refuses to write there."""
     try:
         yield
     except OSError as cause:
@@ -205,109 +232,3 @@ def _box_on_image(result: Result) -> np.ndarray:
     there = index_map(result.inputs.image.affine, result.opened.scan.grid.affine)
     faces = [corner @ there[:3, :3].T + there[:3, 3] for corner in (box[0] - 0.5, box[1] + 0.5)]
     return np.array([np.minimum(*faces) + 0.5, np.maximum(*faces) - 0.5])
-
-
-SUMMARY = (
-    *("case", "task", "result", "volume_ml", "lesions", "longest_diameter_mm"),
-    *("mean_dose", "max_dose", "flag", "quality", "expected_dice", "agreement", "distance"),
-    *("largest_probability", "weights", "warnings", "error", "what"),
-)
-_TITLES = {
-    "case": "Case",
-    "task": "Task",
-    "result": "Result",
-    "volume_ml": "Volume (mL)",
-    "longest_diameter_mm": "Longest diameter (mm)",
-    "max_dose": "Largest dose in it",
-    "flag": "Flag",
-    "quality": "Quality",
-    "what": "Why, and what to know",
-}
-
-
-def write_summary(
-    out: Path, failures: Sequence[Failure], heading: str, made: Collection[tuple[str, str]] = ()
-) -> str:
-    """Writes a table of all predictions in a folder and of the cases that failed; returns it.
-
-    Args:
-        failures: of this command.
-        heading: of the Markdown.
-        made: case and task of what this command predicted.
-
-    Raises:
-        NotWritable: no space, no permission.
-    """
-    failed = {failure.case for failure in failures}
-    rows = []
-    for path in sorted(out.glob(f"[!.]*/[!.]*/{DOCUMENT}")):
-        document = read_document(path.parent)
-        rows.append(_unread(path) if document is None else _done(document))
-    rows = [
-        _earlier(row) if row["case"] in failed and (row["case"], row["task"]) not in made else row
-        for row in rows
-    ]
-    rows += [_failed(failure) for failure in failures]
-    rows.sort(key=lambda row: (str(row["case"]), str(row["task"])))
-    table = Table(SUMMARY, tuple(tuple(row.get(name) for name in SUMMARY) for row in rows))
-    short = Table(
-        tuple(_TITLES.values()), tuple(tuple(row.get(name) for name in _TITLES) for row in rows)
-    )
-    text = render(short)
-    with _writing(out):
-        write_csv(table, out / "summary.csv")
-        with written_whole(out / "summary.md") as beside:
-            beside.write_text(f"# {heading}\n\n{text}", encoding="utf-8")
-    return text
-
-
-def _done(document: Mapping[str, Any]) -> dict[str, Cell]:
-    mask, dose, confidence = document["mask"], document["dose"] or {}, document["confidence"]
-    remarks = [f"Empty: {mask['empty']}." if mask["empty"] else ""]
-    reasons: list[str] = []
-    if confidence["flag"] != ACCEPT:
-        reasons = [reason.rstrip(".") for reason in confidence["reasons"]]
-        remarks.append(f"{confidence['flag'].capitalize()}: {'; '.join(reasons)}.")
-    remarks += [said for said in document["warnings"] if said.rstrip(".") not in reasons]
-    return {
-        "case": document["case"],
-        "task": document["task"]["name"],
-        "result": "empty" if mask["empty"] else "mask",
-        **{name: mask[name] for name in ("volume_ml", "lesions", "longest_diameter_mm")},
-        "mean_dose": dose.get("mean_in_mask"),
-        "max_dose": dose.get("max_in_mask"),
-        **{name: confidence[name] for name in ("flag", "quality", "expected_dice")},
-        **{name: confidence[name] for name in ("agreement", "distance")},
-        "largest_probability": mask["largest_probability"],
-        "weights": document["model"]["weights"][:12],
-        "warnings": len(document["warnings"]),
-        "what": " ".join(filter(None, remarks)),
-    }
-
-
-def _unread(path: Path) -> dict[str, Cell]:
-    """What has the name and place of a prediction, but is none."""
-    return {
-        "case": path.parent.parent.name,
-        "task": path.parent.name,
-        "result": "unreadable",
-        "error": UnreadableFile.code,
-        "what": f"{path} is damaged, or of another version or program; predict it again with "
-        "--overwrite, or move it away.",
-    }
-
-
-def _earlier(row: Mapping[str, Cell]) -> dict[str, Cell]:
-    """A prediction of an earlier command whose case failed in this one."""
-    said = "Of an earlier command: in this one the case failed."
-    return {**row, "result": f"earlier {row['result']}", "what": f"{said} {row['what']}".rstrip()}
-
-
-def _failed(failure: Failure) -> dict[str, Cell]:
-    return {
-        "case": failure.case,
-        "task": None,
-        "result": "failed",
-        "error": failure.code,
-        "what": failure.message,
-    }

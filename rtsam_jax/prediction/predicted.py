@@ -21,7 +21,7 @@ class Click:
     """A point that belongs to what is segmented, or does not.
 
     Raises:
-        ConfigError: `at_mm` is not three numbers.
+        ConfigError: `at_mm` is not three numbers, or `positive` not True or False.
     """
 
     at_mm: tuple[float, float, float]  # world RAS+
@@ -34,7 +34,13 @@ class Click:
             raise ConfigError(
                 f"a click at {self.at_mm!r} is not a point; give x, y and z in world mm."
             ) from None
+        if not isinstance(self.positive, (bool, np.bool_)):  # -1, "-" and "no" are all true
+            raise ConfigError(
+                f"a click's positive is {self.positive!r}; give True for a point inside, False for "
+                "one outside."
+            )
         object.__setattr__(self, "at_mm", (x, y, z))
+        object.__setattr__(self, "positive", bool(self.positive))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +55,14 @@ class Prompts:
 
     clicks: tuple[Click, ...] = ()
     mask: VolumeOrFile | None = None
+
+    def __post_init__(self) -> None:
+        several = isinstance(self.clicks, (tuple, list))
+        if not several or not all(isinstance(click, Click) for click in self.clicks):
+            raise ConfigError(
+                f"the clicks are {self.clicks!r:.60}; give a tuple of Click(at_mm, positive)."
+            )
+        object.__setattr__(self, "clicks", tuple(self.clicks))
 
 
 NO_PROMPTS = Prompts()

@@ -12,6 +12,7 @@ from rtsam_jax.data.splits import assign_splits, load_or_make_splits
 from rtsam_jax.errors import ConfigError, MissingFile, SplitError
 from rtsam_jax.evaluation.mask_files import CASE, matched
 from rtsam_jax.prediction.inputs import Request, parse_box, parse_click, parse_record
+from rtsam_jax.prediction.outputs import TABLES
 from rtsam_jax.prediction.trained import Trained
 from rtsam_jax.prompts.record import Scalar
 
@@ -21,7 +22,6 @@ _OF_EACH_CASE = ("dose", "mask", "record")  # files
 _OF_ONE_TASK = ("click", "mask")
 _SAID_BY_DATASET = ("image", "dose", "mask", "record", "modality", *_ONE_CASE)
 _OF_DATASET = ("split", "split_seed")
-_TAKEN = ("summary.csv", "summary.md")  # which lie beside the cases' folders
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -103,7 +103,8 @@ def _names(arguments: argparse.Namespace, texts: Mapping[str, str | None]) -> di
         name = arguments.case or name_of(_stem(arguments.image), "image")
         if not is_name(name):
             raise ConfigError(
-                f"--case {name!r} cannot name a folder; use letters, digits, '.', '_' and '-'."
+                f"--case {name!r:.60} cannot name a folder; begin with a letter or digit, and use "
+                "letters, digits, '.', '_' and '-', at most 100 of them."
             )
         _check_free([name])
         return {"": name}
@@ -134,7 +135,7 @@ def _names(arguments: argparse.Namespace, texts: Mapping[str, str | None]) -> di
 def _check_free(names: Iterable[str]) -> None:
     """Raises `ConfigError` for a case that would be a folder in a table's place."""
     for name in names:
-        if name.lower() in _TAKEN:
+        if name.lower() in TABLES:
             raise ConfigError(
                 f"a case cannot be called {name}, as a table in --out is; call it otherwise."
             )

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from rtsam_jax.data.grid import Grid
+from rtsam_jax.data.nifti import Volume
 from rtsam_jax.errors import ConfigError, NotWritable, SessionMismatch
 from rtsam_jax.evaluation.click_model import Turn
+from rtsam_jax.prediction.confidence import REPEATS, Confidence, assess, calibrated
 from rtsam_jax.prediction.given import (
     prepare_given,
     read_given_box,
@@ -19,6 +22,7 @@ from rtsam_jax.prediction.given import (
 )
 from rtsam_jax.prediction.opened import Opened, open_scan
 from rtsam_jax.prediction.predicted import NO_PROMPTS, Click, Prediction, Prompts, VolumeOrFile
+from rtsam_jax.prediction.remarks import doubted, doubts
 from rtsam_jax.prediction.session import (
     BEGIN,
     CLICK,
@@ -42,8 +46,10 @@ class _State:
     source: CaseSource | None  # None: image or dose came as an array
     record: Mapping[str, Scalar]
     lost: int  # tokens of the case's text
+    image: Volume  # on its own grid
     turns: tuple[Turn, ...]  # the first one, and one per click that is not undone
     actions: tuple[Action, ...] = ()
+    mask: Volume | None = None  # the initial one
     named: bool = True  # whether the initial mask, if there is one, came from a file
 
 
@@ -139,7 +145,7 @@ class Segmenter:
         record = read_given_record(record, name, free_text=cfg.prompt.free_text)
         box = None if box is None else read_given_box(box, name)
         told = self.trained.tell(task, self.trained.prompt(task, record))
-        scan, native, files = prepare_given(
+        scan, volume, files = prepare_given(
             image, dose, entry.modality, record, cfg, name=name, boxed=box is not None
         )
         opened = open_scan(
@@ -147,14 +153,14 @@ class Segmenter:
             scan,
             name=name,
             task=entry,
-            native=native,
+            native=Grid(volume.shape, volume.affine),
             table=told.table,
             text_id=told.text_id,
             box=box,
         )
         corners = None if box is None else box.tolist()
         source = files and CaseSource(name, task, record, *files, corners)
-        self._state = _State(opened, source, record, told.lost, (opened.first,))
+        self._state = _State(opened, source, record, told.lost, volume, (opened.first,))
         return opened
 
     def set_task(self, task: str) -> Opened:
@@ -176,18 +182,24 @@ class Segmenter:
         first = self.model.first(crops)
         opened = dataclasses.replace(opened, task=entry, crops=crops, first=first)
         source = state.source and dataclasses.replace(state.source, task=task)
-        self._state = _State(opened, source, state.record, told.lost, (first,))
+        self._state = _State(opened, source, state.record, told.lost, state.image, (first,))
         return opened
 
     def predict(self, prompts: Prompts = NO_PROMPTS) -> Prediction:
         """The open case with these prompts and no earlier ones; nothing is encoded.
 
         Raises:
+            ConfigError: these are no prompts.
             PromptOutside: a click or the mask lies where the model sees nothing of the image.
             MissingFile, UnreadableFile, VolumeError: of the mask's file; see
                 `rtsam_jax.prediction.inputs.read_mask`.
         """
-        state, source = self._open, None
+        if not isinstance(prompts, Prompts):
+            raise ConfigError(
+                f"the prompts are of type {type(prompts).__name__}; give Prompts(clicks=..., "
+                "mask=...)."
+            )
+        state, mask, source = self._open, None, None
         opened, turns = state.opened, [state.opened.first]
         if prompts.mask is not None:
             mask, source = read_given_mask(prompts.mask)
@@ -199,7 +211,9 @@ class Segmenter:
         earlier = state.actions if state.named else ()
         actions = (*earlier, Action(BEGIN, mask=source), *map(_logged, prompts.clicks))
         named = prompts.mask is None or source is not None
-        self._state = dataclasses.replace(state, turns=tuple(turns), actions=actions, named=named)
+        self._state = dataclasses.replace(
+            state, turns=tuple(turns), actions=actions, mask=mask, named=named
+        )
         return self._prediction()
 
     def click(self, at_mm: tuple[float, float, float], positive: bool = True) -> Prediction:
@@ -230,6 +244,36 @@ class Segmenter:
             state, turns=state.turns[:-1], actions=(*state.actions, Action(UNDO))
         )
         return self._prediction()
+
+    def calibrated_probability(self) -> Volume:
+        """Of the open case as it stands, as `predict` writes it: float32, on the image's own grid.
+
+        One half stays one half; without a calibration it is what the model gives.
+        """
+        native = self._prediction().native_probability()
+        return Volume(calibrated(native.array, self.trained), native.affine)
+
+    def confidence(self, *, repeats: int = REPEATS, seed: int = 0) -> Confidence:
+        """What the open case's mask, as it stands, is worth, as `predict` says it.
+
+        Args:
+            repeats: augmented ones, each of which costs what opening the case did.
+            seed: of the repeats.
+
+        Raises:
+            UnreadableFile: the calibration is damaged.
+        """
+        state = self._open
+        found = assess(
+            self.trained,
+            self.model,
+            self._prediction(),
+            repeats=repeats,
+            seed=seed,
+            record=state.record,
+            mask=state.mask,
+        )
+        return doubted(found, doubts(state.opened, state.image))
 
     def save(self, path: str | Path) -> None:
         """Writes the session: files' paths and digests, task, record, action log, mask's digest.

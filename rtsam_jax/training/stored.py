@@ -54,7 +54,14 @@ def restore_params(run: str | Path, params: nnx.State) -> Found:
             raise no_checkpoint(folder)
         step = reader.latest.step
         _require_same_shapes(reader, folder, step, flat)
-        loaded = load_items(reader, folder, step, {"params": flat})["params"]
+        try:
+            loaded = load_items(reader, folder, step, {"params": flat})["params"]
+        except CheckpointIncomplete as cause:  # whose advice is for who trains
+            earlier = " or delete that folder to fall back to an earlier one"
+            raise CheckpointIncomplete(
+                f"checkpoint {folder / str(step)} is damaged ({cause.__cause__}); bring it back "
+                f"from a copy{',' + earlier if len(reader.checkpoints) > 1 else ''}."
+            ) from cause
         about = reader.checkpointables_metadata(step).custom_metadata
     weights = _checked(folder, step, loaded, about)
     fill(params, loaded)

@@ -269,3 +269,10 @@ def test_openkbp_dose_of_the_pack_is_in_gray(data_pack: Path) -> None:
     assert 65 < dose.array.max() < 85
     assert ct.shape == dose.shape
     np.testing.assert_allclose(ct.affine, dose.affine)
+
+
+def test_what_is_wrong_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "v.nii").write_bytes(bytes(range(1, 255)) * 10)
+    with pytest.raises(UnreadableFile):
+        read_volume(tmp_path / "v.nii")
+    assert capfd.readouterr() == ("", "")

@@ -198,6 +198,9 @@ def test_a_grid_that_no_memory_holds_is_refused() -> None:
     with pytest.raises(VolumeError, match="too small for a model grid of 3000 mm"):
         model_grid(image, 3000.0)
     assert model_grid(Volume(np.zeros((2048, 1, 1)), np.eye(4)), 1.0).shape == (2048, 1, 1)
+    wide = Volume(np.zeros((20, 20, 20)), np.diag([100.0, 100.0, 100.0, 1]))
+    with pytest.raises(VolumeError, match="2000 x 2000 x 2000 mm, which is too large for a model"):
+        model_grid(wide, 1.0)  # no axis is, but 8e9 voxels are
 
 
 @settings(deadline=None, max_examples=25)

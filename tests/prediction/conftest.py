@@ -53,5 +53,5 @@ def command(
 ) -> Command:
     """`python -m rtsam_jax.predict` on `run`, into `out` of the test's own folder; no pictures."""
     monkeypatch.setattr(Segmenter, "from_checkpoint", lambda *_, **__: loaded)
-    monkeypatch.setattr(outputs, "draw_prediction", lambda *_, out, **__: out.write_bytes(b""))
+    monkeypatch.setattr(outputs, "draw_prediction", lambda *_, out, **__: out.write_bytes(b"x"))
     return command_of(run, tmp_path / "out")

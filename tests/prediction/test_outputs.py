@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import errno
 import json
+import os
 import resource
 import weakref
 from pathlib import Path
@@ -22,10 +23,11 @@ from rtsam_jax.errors import NotWritable, OutputExists, UnreadableFile
 from rtsam_jax.prediction import cohort, outputs
 from rtsam_jax.prediction.document import Result
 from rtsam_jax.prediction.inputs import Request, parse_click
-from rtsam_jax.prediction.outputs import only_one, write_result, write_summary
+from rtsam_jax.prediction.outputs import only_one, write_result
 from rtsam_jax.prediction.predicted import Prediction
 from rtsam_jax.prediction.remarks import guess_modality, remarks
 from rtsam_jax.prediction.segmenter import Segmenter
+from rtsam_jax.prediction.summary import write_summary
 from tests.prediction.commanding import document
 
 
@@ -135,6 +137,37 @@ def test_no_space_ends_the_command_whichever_file_it_was(
     assert visible(tmp_path) == []
 
 
+def test_what_came_meanwhile_is_not_replaced(
+    result: Result, loaded: Segmenter, tmp_path: Path
+) -> None:
+    write_result(tmp_path, result, loaded.trained)
+    folder = tmp_path / "p3_image" / "orn"
+    (folder / "corrected.nii.gz").touch()
+    with pytest.raises(OutputExists, match="orn holds corrected"):
+        write_result(tmp_path, result, loaded.trained)
+    assert sorted(os.listdir(folder)) == sorted((*outputs.FILES, "corrected.nii.gz"))
+    assert visible(tmp_path)[0] == "p3_image" and not [*tmp_path.glob(".*")]
+
+
+def test_files_are_on_the_disk_before_they_are_seen(
+    result: Result, loaded: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    put = outputs._put
+
+    def checked(beside: Path, folder: Path) -> None:
+        assert {path.name for path in beside.iterdir()} == {*outputs.FILES}
+        assert {path.stat().st_ino for path in beside.iterdir()} <= synced
+        put(beside, folder)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.add(os.fstat(handle).st_ino))
+    monkeypatch.setattr(outputs, "_put", checked)
+    write_result(tmp_path, result, loaded.trained)
+    folder = tmp_path / "p3_image" / "orn"
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert sizes.pop("prediction.json") and document(tmp_path)["bytes"] == sizes
+
+
 def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputExists, match="is a file"), only_one(tmp_path / "file"):
@@ -174,7 +207,7 @@ def test_what_is_not_ours_is_neither_removed_nor_renamed(
 def test_a_case_that_is_stale_is_listed_and_stops_no_other(
     loaded: Segmenter, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outputs, "draw_prediction", lambda *_, out, **__: out.write_bytes(b""))
+    monkeypatch.setattr(outputs, "draw_prediction", lambda *_, out, **__: out.write_bytes(b"x"))
     image, dose = (tiny_dataset / f"p3_{part}.nii.gz" for part in ("image", "dose"))
     requests = [Request(case, ("orn",), image, dose) for case in ("a", "b", "c")]
     options = cohort.Options(tmp_path, repeats=0)
@@ -211,7 +244,7 @@ def test_a_prediction_that_is_being_replaced_outlives_a_kill(
 ) -> None:
     write_result(tmp_path, result, loaded.trained)
     folder = tmp_path / "p3_image" / "orn"
-    (folder / "old").touch()
+    (folder / "prediction.png").write_text("old")
     calls = []
 
     def killed(*_: object, **__: object) -> None:
@@ -223,12 +256,12 @@ def test_a_prediction_that_is_being_replaced_outlives_a_kill(
         calls.append(source.rename(target))
 
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(outputs, "os", SimpleNamespace(replace=replace))
+        patch.setattr(outputs, "os", SimpleNamespace(**{**vars(os), "replace": replace}))
         patch.setattr(outputs, "shutil", SimpleNamespace(rmtree=killed))
         write_result(tmp_path, result, loaded.trained)
     assert folder.exists() == (renamed == 2)
     with only_one(tmp_path):
-        assert (folder / "old").exists() == (renamed == 1)
+        assert ((folder / "prediction.png").read_bytes() == b"old") == (renamed == 1)
         assert document(tmp_path)["key"] == result.key
         assert [path.name for path in folder.parent.iterdir()] == ["orn"]
         assert {path.name for path in tmp_path.iterdir()} == {"p3_image", ".lock"}

@@ -166,13 +166,104 @@ def test_a_prediction_that_lacks_a_file_is_made_again(
 
     (folder / name).unlink()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(errors.OutputExists, match="holds more than a prediction"):
+    with pytest.raises(errors.OutputExists, match=r"holds notes\.txt.* move notes\.txt away"):
         command(*case)
     (folder / "notes.txt").unlink()
     if name != "prediction.json":  # which says that the rest is not the same command's
         with pytest.raises(errors.OutputExists, match="comes of other files, prompts"):
             command(*case, "--click", "20,20,20,+")
     assert sorted(path.name for path in folder.iterdir()) == sorted({*FILES} - {name})
+
+
+@pytest.mark.parametrize("name", ["mask_corrected.nii.gz", "raw/notes.txt", "mask.nii.gz/x"])
+def test_files_that_are_not_a_predictions_are_not_replaced(
+    command: Command, case, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "out" / "p3_image" / "orn" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    monkeypatch.setattr(cohort, "_results", lambda *_: pytest.fail("it was predicted"))
+    for options in ((), ("--overwrite",)):
+        with pytest.raises(errors.OutputExists, match=f"orn holds {name.split('/')[0]}") as refused:
+            command(*case, *options)
+        assert "--overwrite" not in str(refused.value)
+    assert mine.read_text() == "mine"
+
+
+def test_a_result_is_kept_beside_other_files(command: Command, case, tmp_path: Path) -> None:
+    mine = command(*case) / "p3_image" / "orn" / "mask_corrected.nii.gz"
+    mine.write_text("mine")
+    command(*case)
+    with pytest.raises(errors.OutputExists, match="orn holds mask_corrected"):  # not --overwrite
+        command(*case, "--click", "20,20,20,+")
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_emptied_file_is_made_again(
+    command: Command, case, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = command(*case) / "p3_image" / "orn" / name
+    path.write_bytes(b"")
+    command(*case)
+    assert f"orn lacks {name}: it is predicted again" in capsys.readouterr().out
+    assert path.stat().st_size
+
+
+def test_a_file_of_another_size_is_no_result_and_not_replaced_unasked(
+    command: Command, case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = command(*case) / "p3_image" / "orn" / "mask.nii.gz"
+    path.write_bytes(b"corrected by hand")
+    for gone in ((), ("prediction.png",)):
+        for name in gone:
+            (path.parent / name).unlink()
+        with pytest.raises(errors.OutputExists, match=r"mask\.nii\.gz has another size"):
+            command(*case)
+        assert path.read_bytes() == b"corrected by hand"
+    path.rename(path.parents[3] / "kept.nii.gz")
+    command(*case)
+    assert "lacks mask.nii.gz, prediction.png: it is predicted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["p3_image", "p3_image/orn", "summary.csv/x", "summary.md/x"])
+def test_a_place_that_is_taken_is_told_before_anything_is_predicted(
+    command: Command, case, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out" / place
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(cohort, "_results", lambda *_: pytest.fail("it was predicted"))
+    taken = place.removesuffix("/x")
+    with pytest.raises(errors.OutputExists, match=f"out/{taken} is (no|a) folder, but"):
+        command(*case, "--overwrite")
+    assert path.is_symlink()
+
+
+def test_a_taken_place_stops_no_other_case(command: Command, tiny_dataset: Path) -> None:
+    options = "--dataset", tiny_dataset, "--split", "test"
+    out = command(*options)
+    shutil.rmtree(out / "p3_orn")
+    (out / "p3_orn").write_text("a file")
+    with pytest.raises(errors.CasesFailed, match="1 of 2"):
+        command(*options)
+    assert [(row["case"], row["error"]) for row in rows(out)] == [
+        ("p3_orn", "output_exists"),
+        ("p4_ce", ""),
+    ]
+
+
+@pytest.mark.parametrize("frame", ["voxel", "world"])
+def test_a_click_outside_the_crops_is_told_as_it_was_given(
+    command: Command, case, frame: str
+) -> None:
+    at, key = ("39,39,39", "voxels") if frame == "voxel" else ("78,78,78", "world_mm")
+    with pytest.raises(errors.PromptOutside) as refused:
+        command(*case, "--click", f"{at},+", "--click-frame", frame)
+    unit = "voxel" if frame == "voxel" else "world mm"
+    assert f"The click ({at.replace(',', ', ')}) ({unit}) on p3_image is" in str(refused.value)
+    first, last = map(tuple, document(command(*case))["region"]["covered"][key])
+    assert f"{first} to {last}" in str(refused.value) and "with --box" in str(refused.value)
 
 
 def test_a_bad_patient_is_listed_and_stops_no_other(
@@ -257,7 +348,7 @@ def test_a_doubtful_dose_is_not_accepted_and_clicks_that_are_ignored_are_told(
     monkeypatch.setattr(
         outputs,
         "draw_prediction",
-        lambda *_, out, text, **__: (out.write_bytes(b""), texts.append(text)),
+        lambda *_, out, text, **__: (out.write_bytes(b"x"), texts.append(text)),
     )
     accepted = Confidence(0.9, 0.9, None, None, None, 0.95, "accept", ("it is so",))
     monkeypatch.setattr(cohort, "assess", lambda *_, **__: accepted)
@@ -283,7 +374,7 @@ def test_training_cases_that_are_copied_later_make_other_predictions(
     known = calibration(arrays=sha256(content)).to_dict()
     trained = dataclasses.replace(loaded.trained, folder=tmp_path, calibration=known)
     monkeypatch.setattr(loaded, "trained", trained)
-    monkeypatch.setattr(outputs, "draw_prediction", lambda *_, out, **__: out.write_bytes(b""))
+    monkeypatch.setattr(outputs, "draw_prediction", lambda *_, out, **__: out.write_bytes(b"x"))
     image, dose = (tiny_dataset / f"p3_{part}.nii.gz" for part in ("image", "dose"))
     requests = [Request("p3", ("orn",), image, dose)]
     options = cohort.Options(tmp_path / "out", repeats=0)
@@ -311,12 +402,15 @@ MISTAKES: dict[str, tuple[tuple[str, ...], type[errors.RTSamError], str]] = {
     ),
     "dose beside": (("--dose", "FAR"), errors.NoOverlap, "covers no voxel of its image"),
     "no dose file": (("--dose", "nowhere.nii.gz"), errors.MissingFile, "There is no dose file"),
+    "empty mask": (("--mask", "EMPTY"), errors.PromptOutside, "marks no voxel at all"),
     "mask beside": (("--mask", "FAR"), errors.PromptOutside, "initial mask"),
     "record": (("--record", "age=200"), errors.RecordError, "'age' must be"),
     "no such record": (("--record", "r.json"), errors.MissingFile, "no record file r.json"),
     "nothing matches": (("--image", "x/{case}.nii"), errors.MissingFile, "--image x/{case}.nii"),
     "the image has no case": (("--dose", "{case}.nii"), errors.ConfigError, "--image has not"),
     "a name": (("--case", "../x"), errors.ConfigError, "cannot name a folder"),
+    "a hidden name": (("--case", ".x"), errors.ConfigError, "begin with a letter or digit"),
+    "a long name": (("--case", "x" * 300), errors.ConfigError, "at most 100 of them"),
     "a table's name": (("--case", "summary.csv"), errors.ConfigError, "called summary.csv"),
     "a folder per case": (("--out", "o/{case}"), errors.ConfigError, "--out o/{case} has"),
     "a split alone": (("--split", "val"), errors.ConfigError, "--split is of a --dataset"),
@@ -349,8 +443,10 @@ def test_a_mistake_has_an_error_of_its_own(
     far = Volume(np.ones_like(near.array), near.affine.copy())
     far.affine[:3, 3] += 900
     write_volume(tmp_path / "far.nii.gz", far, np.float32)
+    write_volume(tmp_path / "empty.nii.gz", Volume(near.array * 0, near.affine), np.uint8)
+    files = {name.upper(): str(tmp_path / f"{name}.nii.gz") for name in ("far", "empty")}
     with pytest.raises(error, match=sentence.replace("{", r"\{")):
-        command(*case, *(part.replace("FAR", str(tmp_path / "far.nii.gz")) for part in options))
+        command(*case, *(files.get(part, part) for part in options))
     left = {path.name for path in (tmp_path / "out").rglob("*")}
     assert left <= {".lock"}
 
@@ -440,7 +536,7 @@ def test_a_killed_command_leaves_nothing_to_be_seen(
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     hidden = [path for path in out.rglob("*") if path.is_file()]
-    assert {path.name for path in hidden} >= {"mask.nii.gz", "prediction.json"}
+    assert {path.name for path in hidden} >= {"mask.nii.gz", "entropy.nii.gz"}
     assert all(path.relative_to(out).parts[0].startswith(".") for path in hidden)
     assert not [path for path in out.iterdir() if not path.name.startswith(".")]
     command(*case)

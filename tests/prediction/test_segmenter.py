@@ -425,6 +425,19 @@ def test_a_malformed_box_record_or_volume_is_told_so(segmenter, tiny_dataset: Pa
                 segmenter.set_case(*files, task="orn", box=ONE)
 
 
+def test_wrong_calls_are_told(case) -> None:
+    segmenter, point = case(ONE), (50.0, 50.0, 50.0)
+    for sign in (-1, 0, "-", "no", None):
+        with pytest.raises(errors.ConfigError, match="give True for a point inside, False for"):
+            segmenter.click(point, positive=sign)
+    with pytest.raises(errors.ConfigError, match="prompts are of type tuple; give Prompts"):
+        segmenter.predict((Click(point, True),))
+    for clicks in ((point,), Click(point, True), "here"):
+        with pytest.raises(errors.ConfigError, match=r"give a tuple of Click\(at_mm, positive\)"):
+            Prompts(clicks=clicks)
+    assert Prompts(clicks=[Click(point, np.True_)]).clicks == (Click(point, True),)
+
+
 def test_no_case_is_open(run: Path) -> None:
     segmenter = Segmenter(load_trained(run))
     for ask in (segmenter.predict, segmenter.undo, lambda: segmenter.click(CENTRE)):
