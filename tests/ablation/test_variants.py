@@ -196,7 +196,8 @@ def test_a_pretraining_never_sees_who_is_held_out(tmp_path: Path) -> None:
 
 
 def test_a_pretraining_is_done_without_scores(tmp_path: Path) -> None:
-    plan = make_plan(["--config", config_file(tmp_path)], ["text"], seeds([0]), pretrain_steps=33)
+    arguments = ["--config", config_file(tmp_path), f"--config.out={tmp_path / 'out'}"]
+    plan = make_plan(arguments, ["text"], seeds([0]), pretrain_steps=33)
     [first] = plan.pretraining
     assert not first.done
     first.done_file.parent.mkdir(parents=True)

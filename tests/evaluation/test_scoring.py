@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rtsam_jax.data import scans
 from rtsam_jax.data.cases import Case, Structure, load_dataset
 from rtsam_jax.data.nifti import Volume, read_label, write_volume
 from rtsam_jax.data.pipeline import Neighbourhood
 from rtsam_jax.data.preprocess import PreprocessSpec
-from rtsam_jax.evaluation import scoring
 from rtsam_jax.evaluation.scoring import score_cases, trivial_methods
 from tests.tiny import SPACING, TASKS
 
@@ -105,9 +105,9 @@ def test_cases_without_a_label_are_left_out_and_scans_are_read_once(
     cases = list(load_dataset(tiny_dataset).cases)
     cases[0] = dataclasses.replace(cases[0], label=None)
     read: list[str] = []
-    real = scoring.preprocess_scan
+    real = scans.preprocess_scan
     monkeypatch.setattr(
-        scoring, "preprocess_scan", lambda *a, name: (read.append(name), real(*a, name=name))[1]
+        scans, "preprocess_scan", lambda *a, name: (read.append(name), real(*a, name=name))[1]
     )
     methods = {"none": lambda c, s: 0 * s.image}
     found = [s.case.id for s in score_cases(cases, MODALITY, SPEC, methods)]
