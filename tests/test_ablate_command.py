@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rtsam_jax.ablation.runner import steps_taken
+from rtsam_jax.training.stored import read_params
 from tests.tiny import (
     command_environment,
     run_module,
@@ -123,6 +125,28 @@ def test_killed_then_resumed_then_a_failure_then_complete(place: Path) -> None:
     result = ablate(place, "--config.optim.lr=0.5")
     assert result.returncode == 3
     assert "holds a run with other settings (optim.lr)" in result.stderr
+
+
+@pytest.mark.slow  # three trainings
+def test_all_start_from_a_pretraining_and_keep_its_encoder(place: Path) -> None:
+    more = ("--pretrain-steps", "4", "--config.steps=3", "--config.out=started")
+    result = ablate(place, *more)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first = place / "started" / "pretrained" / "seed0"
+    assert result.stdout.index("pretrained/seed0") < result.stdout.index("base/seed0")
+    assert not (first / "evaluation").exists()
+    before = read_params(first)
+    encoder = [name for name in before if name.startswith("image_encoder")]
+    for name in ("base", "base-t"):
+        after = read_params(place / "started" / name / "seed0")
+        for one in encoder:
+            np.testing.assert_array_equal(after[one], before[one], err_msg=one)
+        moved = [one for one in before.keys() & after.keys() if (before[one] != after[one]).any()]
+        assert any(one.startswith("mask_decoder") for one in moved)
+    table = (place / "started" / "results.md").read_text()
+    assert "starts from a pretraining that all share: 4 steps (" in table
+    result = ablate(place, *more)
+    assert result.returncode == 0 and "2 runs, 0 of them to do" in result.stdout
 
 
 def test_repeats_of_a_dataset_with_its_own_split_are_refused(place: Path) -> None:
