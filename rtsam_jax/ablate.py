@@ -81,18 +81,20 @@ def train(plan: Plan, data: dict[str, RunData], parallel: int) -> list[Failed]:
         left = [run for run in plan.runs if not run.done]
         print(f"{len(plan.runs)} runs, {len(left)} of them to do, in {plan.out}", flush=True)
 
-        def steps(run: Run) -> int:
-            return total_steps(run.cfg, len(data[run.replicate.name].train))
+        if not left:
+            return []
+
+        def train_some(runs: list[Run], at_a_time: int) -> list[Failed]:
+            steps = {
+                run.name: total_steps(run.cfg, len(data[run.replicate.name].train)) for run in runs
+            }
+            return train_runs(runs, places_here(at_a_time), steps, lock)
 
         # What the runs start from goes first, with the whole machine if it is a single one.
-        before = [run for run in plan.pretraining if not run.done] if left else []
-        for runs, at_a_time in ((before, 1 if len(before) == 1 else parallel), (left, parallel)):
-            if runs:
-                numbers = {run.name: steps(run) for run in runs}
-                failed = train_runs(runs, places_here(at_a_time), numbers, lock)
-                if failed or runs is left:
-                    return failed
-        return []
+        before = [run for run in plan.pretraining if not run.done]
+        if before and (failed := train_some(before, 1 if len(before) == 1 else parallel)):
+            return failed
+        return train_some(left, parallel)
 
 
 def main() -> None:

@@ -75,6 +75,20 @@ class ContentHashes:
             self._changed = False
         return digests
 
+    def digests(self, paths: Iterable[Path]) -> dict[Path, str]:
+        """`of` where every file must have a content.
+
+        Raises:
+            MissingFile, UnreadableFile: of the first file that has none.
+            NotWritable: see `of`.
+        """
+        found = {}
+        for path, content in self.of(paths).items():
+            if isinstance(content, RTSamError):
+                raise content
+            found[path] = content.digest
+        return found
+
     def _digest(self, path: Path) -> Content | RTSamError:
         try:
             now = stamp(path)

@@ -36,7 +36,6 @@ from rtsam_jax.errors import (
     MissingFile,
     NotWritable,
     OutputExists,
-    RTSamError,
     UnreadableFile,
 )
 from rtsam_jax.models.presets import get_spec
@@ -102,12 +101,7 @@ def fingerprints(cases: Sequence[Case], cache: epath.Path) -> list[str]:
     Raises:
         MissingFile, UnreadableFile: of a case's file.
     """
-    digests = {}
-    files = (path for case in cases for path in case.files)
-    for path, found in ContentHashes(cache).of(files).items():
-        if isinstance(found, RTSamError):
-            raise found
-        digests[path] = found.digest
+    digests = ContentHashes(cache).digests(path for case in cases for path in case.files)
 
     def line(case: Case) -> str:
         held = [digests.get(f) if f else None for f in (case.image, case.dose, case.label)]

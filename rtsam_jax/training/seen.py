@@ -14,7 +14,7 @@ from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.content import ContentHashes
-from rtsam_jax.errors import ConfigError, RTSamError, UnreadableFile
+from rtsam_jax.errors import ConfigError, UnreadableFile
 from rtsam_jax.report.files import written_whole
 from rtsam_jax.training.initial import is_run
 
@@ -101,11 +101,5 @@ def _start(cfg: ExperimentConfig) -> Path | None:
 
 def _digests(cases: Sequence[Case], cache: epath.Path) -> dict[str, str]:
     """By case, of its image's content."""
-    found = ContentHashes(cache).of(case.image for case in cases)
-    digests = {}
-    for case in cases:
-        content = found[case.image]
-        if isinstance(content, RTSamError):
-            raise content
-        digests[case.id] = content.digest[:_DIGITS]
-    return digests
+    found = ContentHashes(cache).digests(case.image for case in cases)
+    return {case.id: found[case.image][:_DIGITS] for case in cases}
