@@ -28,9 +28,11 @@ from pathlib import Path
 
 from rtsam_jax.compilation import keep_compiled_programs
 from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import ConfigError, run_command
+from rtsam_jax.evaluation.check import require_dose_boxes
 from rtsam_jax.evaluation.held_out import MODEL, evaluate_held_out, probe_name
 from rtsam_jax.evaluation.inference import CropPredictor, make_crop_predictor
 from rtsam_jax.evaluation.mask_files import named_places, parse_values, read_owners
@@ -45,6 +47,7 @@ from rtsam_jax.text.prompt_set import PROBES, PromptSet, prompt_set
 from rtsam_jax.training.processes import require_alone
 from rtsam_jax.training.restored import load_scoring_config, restore_model
 from rtsam_jax.training.run import prepare_training
+from rtsam_jax.training.seen import read_seen, those_among
 
 
 def load_predictor(
@@ -188,6 +191,7 @@ def _evaluate_run(arguments: argparse.Namespace) -> None:
     cfg = load_scoring_config(
         arguments.run, split=arguments.split, language_model=arguments.language_model
     )
+    require_dose_boxes(arguments.run, cfg)
     data = load_run_data(cfg)
     prompts = prompt_set(cfg, data, train=False, probes=tuple(dict.fromkeys(arguments.probe)))
     recorded: dict[str, list[CaseMetrics]] = {}
@@ -201,7 +205,11 @@ def _evaluate_run(arguments: argparse.Namespace) -> None:
         recorded[f"run {other_name}"] = other
     predict = load_predictor(cfg, data.tasks, prompts)
     training = prepare_training(cfg, data)
-    found = evaluate_held_out(cfg, data, predict, prompts, training, arguments.run, recorded)
+    labelled = [case for case in data.held_out if case.label is not None]
+    seen = those_among(read_seen(arguments.run) or frozenset(), labelled, cache_root(cfg))
+    found = evaluate_held_out(
+        cfg, data, predict, prompts, training, arguments.run, recorded, seen=seen
+    )
     for probe in prompts.probes:
         told = found[probe_name(probe)]
         print("\n" + compare(found[MODEL], told, (own_name, PROBES[probe])))

@@ -24,6 +24,7 @@ from rtsam_jax.data.cases import Case
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import ConfigError, IncompleteCase, run_command
+from rtsam_jax.evaluation.check import require_dose_boxes
 from rtsam_jax.evaluation.click_model import ClickModel
 from rtsam_jax.evaluation.kept_interactions import interaction_key, interactions
 from rtsam_jax.evaluation.simulated_user import CentreUser, IdealUser, NoisyUser, User
@@ -110,6 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
     cfg = load_scoring_config(
         arguments.run, split=arguments.split, language_model=arguments.language_model
     )
+    require_dose_boxes(arguments.run, cfg)
     data = load_run_data(cfg)
     cases = chosen_cases(data, arguments.cases)
     prompts = prompt_set(cfg, data, train=False)

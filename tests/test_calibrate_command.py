@@ -18,7 +18,7 @@ from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import ConfigError, IncompleteCase, MissingFile, RTSamError, SplitError
 from rtsam_jax.metrics.overlap import dice
-from rtsam_jax.prediction import calibrating
+from rtsam_jax.prediction import calibrating, calibration_cases
 from rtsam_jax.prediction.calibrating import training_reference
 from rtsam_jax.prediction.calibration import Calibration, Fit, Quality
 from rtsam_jax.prediction.confidence import assess, calibrated, observe
@@ -28,6 +28,7 @@ from rtsam_jax.prediction.segmenter import Click, Prompts, Segmenter
 from rtsam_jax.prediction.trained import load_trained
 from rtsam_jax.training.model_file import write_calibration
 from rtsam_jax.training.run import fingerprints, open_run_folder, prepare_training
+from rtsam_jax.training.seen import write_seen
 from tests.prediction.observed import cohort
 from tests.prediction.random_run import save_random_run
 from tests.tiny import tiny_config
@@ -153,7 +154,7 @@ def test_the_split_is_val_where_the_run_can_be_calibrated_on_it(
         for case in data.dataset.cases
     ]
     data = dataclasses.replace(data, dataset=dataclasses.replace(data.dataset, cases=tuple(cases)))
-    assert calibrating._default_split(cfg, data) == expected
+    assert calibration_cases._default_split(cfg, data) == expected
 
 
 def test_it_is_done_on_val_and_tried_on_another_split_where_there_is_one(
@@ -219,6 +220,18 @@ def test_a_run_on_inner_folds_is_calibrated_on_another_split(
     assert "encoded 1/1 training scans" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="was trained on the split 'train'"):
         command(monkeypatch, run, "--split", "train")
+
+
+def test_nobody_that_an_ancestor_was_trained_on_is_calibrated_on(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    cfg = tiny_config(place / "dataset", out=str(run))
+    data = load_run_data(cfg)
+    write_seen(run, cfg, [*data.train, data.held_out[0]])
+    with pytest.raises(ConfigError, match=rf"1 of the 2 cases .*\({data.held_out[0].id}\)"):
+        command(monkeypatch, run)
 
 
 def test_boxes_around_labels_are_none_that_predictions_have(

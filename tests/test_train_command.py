@@ -258,6 +258,7 @@ def test_evaluate(place: Path) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
     with (place / "other" / "evaluation" / "train" / "cases.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4
+    assert "was trained on the images of 4 of 4 cases" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def preprocess_scan(scan: ScanSource, spec: PreprocessSpec, *, name: str) -> Pre
 
 
 def preprocessed(
-    cases: Sequence[Case], modality: Mapping[str, str], spec: PreprocessSpec
+    cases: Sequence[Case], modality: Mapping[str, str], spec: PreprocessSpec, *, dose: bool = True
 ) -> Iterator[tuple[Case, Preprocessed]]:
     """Yields cases with their scans, one by one, so that volumes need not be held.
 
@@ -73,10 +73,11 @@ def preprocessed(
 
     Args:
         modality: by task.
+        dose: as in `scan_source`.
     """
     before: tuple[ScanSource, Preprocessed] | None = None
     for case in cases:
-        source = scan_source(case, modality, spec)
+        source = scan_source(case, modality, spec, dose=dose)
         if before is None or before[0] != source:
             before = source, preprocess_scan(source, spec, name=case.id)
         yield case, before[1]

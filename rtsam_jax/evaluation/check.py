@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.preprocess import Grid, PreprocessSpec, require_coverage
 from rtsam_jax.data.scans import ScanSource, preprocess_scan, scan_source
 from rtsam_jax.data.structures import read_structures
+from rtsam_jax.errors import ConfigError
+
+
+def require_dose_boxes(run: Path, cfg: ExperimentConfig) -> None:
+    """Raises `ConfigError` where a run was trained without doses (config.dose.source).
+
+    Its held-out cases would be shown where a dose lies that its predictions take no crop from, or
+    boxed by a dose in the place of a box that is given.
+    """
+    if cfg.dose.source != "dose":
+        raise ConfigError(
+            f"the run {run} was trained without doses (dose.source={cfg.dose.source!r}), so there "
+            "is no region to score it in; predict with it, and score the masks with python -m "
+            "rtsam_jax.evaluate --pred DIR --truth DIR."
+        )
 
 
 def check_held_out(

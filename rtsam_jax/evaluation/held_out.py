@@ -39,6 +39,8 @@ def evaluate_held_out(
     training: Sequence[Neighbourhood],
     run: Path,
     recorded: Mapping[str, Sequence[CaseMetrics]] | None = None,
+    *,
+    seen: Sequence[str] = (),
 ) -> dict[str, list[CaseMetrics]]:
     """Scores `data.held_out`, prints the table, writes `run/evaluation/<split>/`.
 
@@ -48,6 +50,7 @@ def evaluate_held_out(
             what it loses by one is what that part of the prompt tells it.
         training: what the trivial predictors are fitted on.
         recorded: measures of the same cases found elsewhere, by name, to stand beside.
+        seen: ids of cases whose image the run, or one that it started from, was trained on.
 
     Returns:
         Measures of every method scored here, case by case.
@@ -94,7 +97,7 @@ def evaluate_held_out(
         {**found, **(recorded or {})},
         heading=heading,
         kind=data.dataset.kind,
-        notes=_notes(data.held_out, outside),
+        notes=_notes(data.held_out, outside, seen),
         figures=figures,
     )
     print(f"\n{heading} ({data.dataset.kind})\n{text}", flush=True)
@@ -102,13 +105,19 @@ def evaluate_held_out(
     return found
 
 
-def _notes(cases: Sequence[Case], outside: Mapping[str, float]) -> list[str]:
-    """What the measures do not show: cases that are not in them, and images partly without dose.
+def _notes(cases: Sequence[Case], outside: Mapping[str, float], seen: Sequence[str]) -> list[str]:
+    """What the measures do not show: cases that are not in them, or that should not be.
 
     Args:
         outside: share of the model grid outside the dose grid, by id.
+        seen: as `evaluate_held_out`.
     """
     notes = []
+    if seen:
+        notes.append(
+            f"The run, or one that it started from, was trained on the images of {len(seen)} of "
+            f"{len(outside)} cases: scores on these say nothing about patients that are new to it."
+        )
     if unscored := [case.id for case in cases if case.label is None]:
         notes.append(
             f"Not scored, for want of a label: {len(unscored)} of {len(cases)} held-out cases "

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from rtsam_jax.config import ExperimentConfig
-from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
 from rtsam_jax.data.crops import extract
 from rtsam_jax.data.neighbourhood import Neighbourhood, anchor_box
@@ -18,9 +16,7 @@ from rtsam_jax.data.nifti import Volume, read_label
 from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.preprocess import Preprocessed, require_coverage
 from rtsam_jax.data.scans import preprocess_scan, preprocessed, scan_source
-from rtsam_jax.data.selection import RunData, load_run_data
-from rtsam_jax.data.splits import load_or_make_splits
-from rtsam_jax.errors import ConfigError, IncompleteCase
+from rtsam_jax.data.selection import RunData
 from rtsam_jax.evaluation.click_model import ClickModel
 from rtsam_jax.evaluation.tiles import part_of, resample_window, tile, whole_mask
 from rtsam_jax.geometry import index_map, resample
@@ -32,6 +28,7 @@ from rtsam_jax.prediction.calibration import (
     choose_thresholds,
     cross_fit,
 )
+from rtsam_jax.prediction.calibration_cases import calibration_cases
 from rtsam_jax.prediction.calibration_report import Trial, measured, write_calibration_report
 from rtsam_jax.prediction.confidence import REPEATS, observe
 from rtsam_jax.prediction.distance import Reference, pooled, replaced, sha256
@@ -40,11 +37,9 @@ from rtsam_jax.prediction.temperature import Voxels
 from rtsam_jax.prediction.trained import Trained, load_trained
 from rtsam_jax.prompts.text import mirror_prompt
 from rtsam_jax.text.prompt_set import encode_texts
-from rtsam_jax.training.model_file import check_tasks, write_calibration
-from rtsam_jax.training.restored import load_scoring_config
-from rtsam_jax.training.run import fingerprints, prepare_training, require_train_cases
+from rtsam_jax.training.model_file import write_calibration
+from rtsam_jax.training.run import prepare_training
 
-VALIDATION = "val"  # the split that is calibrated on where none is named
 _VOXELS = 10_000  # of a case's region, drawn at random, that the temperature is fitted on
 
 
@@ -65,53 +60,31 @@ def calibrate_run(
 
     Raises:
         IncompleteCase: no case of the split has a label.
-        ConfigError: the run was trained on the split, on other cases than its dataset now has for
-            training, or with boxes around labels.
+        ConfigError: the run, or one that it started from, was trained on images of the split; the
+            run was on other cases than its dataset now has for training, or with boxes around
+            labels.
         MissingFile: the folder is a copy without `run.json`, which says what it was trained on.
         SplitError: all of its labelled cases are of one patient.
         RTSamError: of the run, its dataset or a case.
     """
-    # The run's own, whatever split is calibrated on: with inner folds the two differ.
-    own_cfg = dataclasses.replace(load_scoring_config(run), evaluate=False)
-    if own_cfg.dose.source == "label":
-        raise ConfigError(
-            f"the run {run} was trained with boxes around labels, in whose place predictions are "
-            "given boxes by hand, which no dataset has; its confidence cannot be calibrated."
-        )
-    own_data = load_run_data(own_cfg)
-    split = split or _default_split(own_cfg, own_data)
-    cfg = load_scoring_config(run, split=split, language_model=language_model)
-    data = dataclasses.replace(load_run_data(cfg), train=own_data.train)
-    check_tasks(run, data.tasks)
-    require_train_cases(run, own_cfg, fingerprints(data.train, cache_root(cfg)))
+    cfg, data, others = calibration_cases(run, split=split, language_model=language_model)
     trained = load_trained(run, language_model=language_model)
     trained.require_language_model()
     model = trained.click_model()
-    cases = [case for case in data.held_out if case.label is not None]
-    if not cases:
-        raise IncompleteCase(
-            f"no case of {data.dataset.name}, split {data.held_out_name}, has a label to calibrate "
-            "by; add labels, or name another split with --split."
-        )
-    if {case.id for case in cases} & {case.id for case in data.train}:
-        raise ConfigError(
-            f"the run {run} was trained on the split {data.held_out_name!r}, so its confidence "
-            "there says nothing; name another with --split."
-        )
     reference = training_reference(trained, model, prepare_training(cfg, data), data.train)
     observer = _Observer(trained, model, data, reference, repeats)
-    found = observer.all(cases, data.held_out_name)
+    found = observer.all(data.held_out, data.held_out_name)
     fits = cross_fit(found)
     own = Trial(f"{data.held_out_name}, cross-fitted", found, fits)
     calibration = calibrate(own, reference)
-    others = []
-    for name, rest in _other_splits(cfg, data).items():
+    trials = [own]
+    for name, rest in others.items():
         seen = observer.all(rest, name)
-        others.append(Trial(f"{name}, not calibrated on", seen, [calibration.fit] * len(seen)))
+        trials.append(Trial(f"{name}, not calibrated on", seen, [calibration.fit] * len(seen)))
     packed = None if reference is None else reference.packed()
     arrays = None if packed is None else sha256(packed)
     calibration = dataclasses.replace(calibration, arrays=arrays)
-    results = {trial.name: measured(trial, calibration) for trial in (own, *others)}
+    results = {trial.name: measured(trial, calibration) for trial in trials}
     about = {
         "step": trained.step,
         "weights": trained.weights,
@@ -123,7 +96,7 @@ def calibrate_run(
     folder = run / "evaluation" / data.held_out_name / "calibration"
     heading = f"{data.dataset.name}, split {data.held_out_name}"
     text = write_calibration_report(
-        folder, calibration, own, others, results, heading=heading, kind=data.dataset.kind
+        folder, calibration, own, trials[1:], results, heading=heading, kind=data.dataset.kind
     )
     # Last: a calibration that predictions heed has its report.
     with replaced(run, packed):
@@ -218,9 +191,9 @@ class _Observer:
         """Cases in their order; tasks of one scan side by side share its preprocessing."""
         found: list[Observed] = []
         self._read_texts(cases)
-        for case, scan in preprocessed(cases, self.data.modality, self.trained.spec):
-            if self.trained.cfg.dose.source == "none":  # no region, though there may be a dose
-                scan = dataclasses.replace(scan, roi=None, box=None, threshold_gy=None)
+        dosed = self.trained.cfg.dose.source == "dose"
+        modality, spec = self.data.modality, self.trained.spec
+        for case, scan in preprocessed(cases, modality, spec, dose=dosed):
             found.append(self._one(case, scan))
             _tell("judged", len(found), len(cases), f"cases of {split}")
         return found
@@ -291,41 +264,6 @@ def _region_voxels(
         rng = np.random.default_rng(int.from_bytes(digest[:16]))
         inside = rng.choice(inside, _VOXELS, replace=False)
     return Voxels.of(part.ravel()[inside], truth.array[place].ravel()[inside] != 0)
-
-
-def _default_split(cfg: ExperimentConfig, data: RunData) -> str:
-    """The dataset's validation split where it can be calibrated on, else "", the run's own."""
-    splits, trained_on = _splits(cfg, data), {case.patient for case in data.train}
-    cases = [case for case in data.dataset.cases if splits[case.id] == VALIDATION]
-    labelled = [case for case in cases if case.task in data.tasks and case.label is not None]
-    patients = {case.patient for case in labelled}
-    if len(patients) > 1 and not patients & trained_on:
-        return VALIDATION
-    print(
-        f"warning: {data.dataset.name} has no split {VALIDATION!r} with labels of several patients "
-        f"that the run was not trained on, so it is calibrated on its own, {data.held_out_name!r}, "
-        "and what it is scored on there is no longer unseen; name another with --split.",
-        flush=True,
-    )
-    return ""
-
-
-def _splits(cfg: ExperimentConfig, data: RunData) -> dict[str, str]:
-    seed = cfg.data.split_seed
-    stored = data.dataset.root / f"splits_seed{seed}.json"
-    return load_or_make_splits(data.dataset, stored, seed=seed)
-
-
-def _other_splits(cfg: ExperimentConfig, data: RunData) -> dict[str, list[Case]]:
-    """Complete cases of the run's tasks by split, of splits neither trained nor calibrated on."""
-    splits = _splits(cfg, data)
-    used = {case.id for case in (*data.train, *data.held_out)}
-    found: dict[str, list[Case]] = {}
-    for case in data.dataset.cases:
-        other = splits[case.id] != cfg.data.train_split and case.id not in used
-        if other and case.task in data.tasks and not case.missing:
-            found.setdefault(splits[case.id], []).append(case)
-    return found
 
 
 def _tell(done: str, count: int, total: int, what: str) -> None:

@@ -18,7 +18,7 @@ from scipy import optimize, special, stats
 
 from rtsam_jax.data.splits import inner_split
 from rtsam_jax.errors import SplitError, UnreadableFile
-from rtsam_jax.prediction.temperature import Spectrum, Voxels, fit_temperature
+from rtsam_jax.prediction.temperature import RANGE, Spectrum, Voxels, fit_temperature
 
 GOOD = 0.5  # Dice from which a mask is a success
 RELIABLE = 0.9  # share of the accepted that must be one, and of the rejected that must not
@@ -267,7 +267,8 @@ class Calibration:
         columns = (quality.centre, quality.scale, quality.weights)
         distance = 0.0 if self.farthest is None else self.farthest
         for name, holds in {
-            "fit.temperature": _is_number(self.fit.temperature) and self.fit.temperature > 0,
+            "fit.temperature": _is_number(self.fit.temperature)
+            and RANGE[0] <= self.fit.temperature <= RANGE[1],
             "fit.quality.intercept": _is_number(quality.intercept),
             "fit.quality.features": set(quality.features) <= set(FEATURES),
             "fit.quality": all(len(column) == len(quality.features) for column in columns)

@@ -129,11 +129,12 @@ def _on_dose(opened: Opened) -> Iterator[str]:
             f"{percent(scan.fraction_outside_dose)} of the image lies outside the dose grid, where "
             "the dose counts as 0."
         )
-    region = float(np.mean(opened.tiles.roi, dtype=np.float64))
+    dosed = 1 - scan.fraction_outside_dose  # above 0, or preprocessing had refused the dose
+    region = float(np.mean(opened.tiles.roi, dtype=np.float64)) / dosed
     if opened.tiles.roi is scan.roi and region > MOSTLY:
         yield (
-            f"{percent(region)} of the image is in the high-dose region, which should be a part of "
-            "it: check the dose's unit, and the threshold."
+            f"{percent(region)} of the image inside the dose grid is in the high-dose region, "
+            "which should be a part of it: check the dose's unit, and the threshold."
         )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +11,26 @@ import numpy as np
 from rtsam_jax.data.grid import Grid
 from rtsam_jax.data.nifti import Volume
 from rtsam_jax.errors import ConfigError, NotWritable, SessionMismatch
-from rtsam_jax.evaluation.click_model import Turn
 from rtsam_jax.prediction.confidence import REPEATS, Confidence, assess, calibrated
 from rtsam_jax.prediction.given import (
     prepare_given,
     read_given_box,
-    read_given_mask,
     read_given_record,
 )
 from rtsam_jax.prediction.opened import Opened, open_scan
 from rtsam_jax.prediction.predicted import NO_PROMPTS, Click, Prediction, Prompts, VolumeOrFile
 from rtsam_jax.prediction.remarks import doubted, doubts
 from rtsam_jax.prediction.session import (
-    BEGIN,
-    CLICK,
     UNDO,
     Action,
     CaseSource,
-    Session,
     mask_digest,
     read_session,
     write_session,
 )
+from rtsam_jax.prediction.state import State
 from rtsam_jax.prediction.trained import Trained, load_trained
 from rtsam_jax.prompts.record import Scalar
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    """An open case and what was done with it; every change is another one."""
-
-    opened: Opened
-    source: CaseSource | None  # None: image or dose came as an array
-    record: Mapping[str, Scalar]
-    lost: int  # tokens of the case's text
-    image: Volume  # on its own grid
-    turns: tuple[Turn, ...]  # the first one, and one per click that is not undone
-    actions: tuple[Action, ...] = ()
-    mask: Volume | None = None  # the initial one
-    named: bool = True  # whether the initial mask, if there is one, came from a file
 
 
 class Segmenter:
@@ -64,7 +44,7 @@ class Segmenter:
     def __init__(self, trained: Trained):
         self.trained = trained
         self.model = trained.click_model()
-        self._state: _State | None = None
+        self._state: State | None = None
 
     @classmethod
     def from_checkpoint(cls, folder: str | Path, *, language_model: str = "") -> Segmenter:
@@ -87,7 +67,7 @@ class Segmenter:
         return self._open.opened
 
     @property
-    def _open(self) -> _State:
+    def _open(self) -> State:
         if self._state is None:
             raise ConfigError("no case is open; call set_case first.")
         return self._state
@@ -160,7 +140,7 @@ class Segmenter:
         )
         corners = None if box is None else box.tolist()
         source = files and CaseSource(name, task, record, *files, corners)
-        self._state = _State(opened, source, record, told.lost, volume, (opened.first,))
+        self._state = State(opened, source, record, told.lost, volume, (opened.first,))
         return opened
 
     def set_task(self, task: str) -> Opened:
@@ -182,7 +162,7 @@ class Segmenter:
         first = self.model.first(crops)
         opened = dataclasses.replace(opened, task=entry, crops=crops, first=first)
         source = state.source and dataclasses.replace(state.source, task=task)
-        self._state = _State(opened, source, state.record, told.lost, state.image, (first,))
+        self._state = State(opened, source, state.record, told.lost, state.image, (first,))
         return opened
 
     def predict(self, prompts: Prompts = NO_PROMPTS) -> Prediction:
@@ -199,22 +179,8 @@ class Segmenter:
                 f"the prompts are of type {type(prompts).__name__}; give Prompts(clicks=..., "
                 "mask=...)."
             )
-        state, mask, source = self._open, None, None
-        opened, turns = state.opened, [state.opened.first]
-        if prompts.mask is not None:
-            mask, source = read_given_mask(prompts.mask)
-            logits = opened.mask_prompt(mask, self.model.spec.mask_size)
-            turns = [self.model.first(opened.crops, logits)]
-        for click in prompts.clicks:
-            turns.append(self._after(turns, click))
-        # What was done upon a mask that no file has cannot be done again, and is not needed to.
-        earlier = state.actions if state.named else ()
-        actions = (*earlier, Action(BEGIN, mask=source), *map(_logged, prompts.clicks))
-        named = prompts.mask is None or source is not None
-        self._state = dataclasses.replace(
-            state, turns=tuple(turns), actions=actions, mask=mask, named=named
-        )
-        return self._prediction()
+        self._state = self._open.begun(self.model, prompts)
+        return self._state.prediction
 
     def click(self, at_mm: tuple[float, float, float], positive: bool = True) -> Prediction:
         """One more click.
@@ -227,30 +193,20 @@ class Segmenter:
             ConfigError: that is no point.
             PromptOutside: the model sees nothing of the image there.
         """
-        state, click = self._open, Click(at_mm, positive)
-        self._state = dataclasses.replace(
-            state,
-            turns=(*state.turns, self._after(state.turns, click)),
-            actions=(*state.actions, _logged(click)),
-        )
-        return self._prediction()
+        self._state = self._open.clicked(self.model, Click(at_mm, positive))
+        return self._state.prediction
 
     def undo(self) -> Prediction:
         """Takes the last click back; `ConfigError` if there is none."""
-        state = self._open
-        if len(state.turns) < 2:
-            raise ConfigError("there is no click to undo; an initial mask stays until predict.")
-        self._state = dataclasses.replace(
-            state, turns=state.turns[:-1], actions=(*state.actions, Action(UNDO))
-        )
-        return self._prediction()
+        self._state = self._open.undone()
+        return self._state.prediction
 
     def calibrated_probability(self) -> Volume:
         """Of the open case as it stands, as `predict` writes it: float32, on the image's own grid.
 
         One half stays one half; without a calibration it is what the model gives.
         """
-        native = self._prediction().native_probability()
+        native = self._open.prediction.native_probability()
         return Volume(calibrated(native.array, self.trained), native.affine)
 
     def confidence(self, *, repeats: int = REPEATS, seed: int = 0) -> Confidence:
@@ -267,7 +223,7 @@ class Segmenter:
         found = assess(
             self.trained,
             self.model,
-            self._prediction(),
+            state.prediction,
             repeats=repeats,
             seed=seed,
             record=state.record,
@@ -285,14 +241,7 @@ class Segmenter:
             ConfigError: no case is open, or a part of it or of its prompts was given as an array.
             NotWritable: no space, no permission, no place for a file.
         """
-        state, path = self._open, Path(path)
-        if state.source is None or not state.named:
-            raise ConfigError(
-                "a part of the case was given as an array, which a session file cannot name; open "
-                "image, dose and initial mask from their files to save the session."
-            )
-        digest = mask_digest(self._prediction().mask())
-        session = Session(self.trained.weights, state.source, state.actions, digest)
+        session, path = self._open.session(self.trained.weights), Path(path)
         try:
             write_session(path, session)
         except OSError as cause:
@@ -340,7 +289,7 @@ class Segmenter:
         )
         for action in session.actions:
             self._again(action)
-        prediction = self._prediction()
+        prediction = self._open.prediction
         if mask_digest(prediction.mask()) != session.mask_sha256:
             raise SessionMismatch(
                 f"The session {path} leads to another mask than the one it was saved with; load it "
@@ -357,20 +306,3 @@ class Segmenter:
             if action.mask is not None:
                 action.mask.check(what="initial mask")
             self.predict(Prompts(mask=None if action.mask is None else action.mask.path))
-
-    def _after(self, turns: Sequence[Turn], click: Click) -> Turn:
-        """The turn that follows with one more click."""
-        opened, keep = self.opened, self.model.accumulate
-        rows, at = opened.hold(click.at_mm)
-        slot = len(turns) - 1 if keep else 0
-        turn = turns[-1].with_room(slot + 1)
-        asked = turn.with_click(rows, at, click.positive, slot, keep=keep)
-        return turn.updated(rows, self.model.answer(opened.crops.rows(rows), asked))
-
-    def _prediction(self) -> Prediction:
-        opened, turn = self._open.opened, self._open.turns[-1]
-        return Prediction(opened, turn, opened.probability(turn))
-
-
-def _logged(click: Click) -> Action:
-    return Action(CLICK, click.at_mm, bool(click.positive))

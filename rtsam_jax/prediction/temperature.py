@@ -15,7 +15,7 @@ from scipy import optimize, special
 
 from rtsam_jax.metrics.reliability import Reliability, reliability
 
-_RANGE = (0.05, 20.0)  # of temperatures; a fit that ends there says that no finite one is best
+RANGE = (0.05, 20.0)  # of temperatures; a fit that ends there says that no finite one is best
 # Logits that float32 probabilities have: -103.3 of the least that is not 0, 16.6 of the largest
 # below 1. What is rounded to 1 counts as the second: near enough to be its neighbour.
 _LEAST, _SATURATED = -104, 20
@@ -42,7 +42,7 @@ def fit_temperature(cases: Sequence[Voxels]) -> float:
     """The T of the least mean negative log-likelihood of sigmoid(logit / T).
 
     Every case has the same weight, however many voxels it has; 1 where no case has any. The
-    likelihood is concave in 1 / T, so there is one best, or none within `_RANGE`: see `bound`.
+    likelihood is concave in 1 / T, so there is one best, or none within `RANGE`: see `bound`.
     """
     logits, truth, weight = _pooled(cases)
     if not len(logits):
@@ -53,14 +53,14 @@ def fit_temperature(cases: Sequence[Voxels]) -> float:
         return float(weight @ np.logaddexp(0, against * np.exp(-log_temperature)))
 
     found = optimize.minimize_scalar(
-        loss, bounds=np.log(_RANGE), method="bounded", options={"xatol": 1e-5}
+        loss, bounds=np.log(RANGE), method="bounded", options={"xatol": 1e-5}
     )
     return float(np.exp(found.x))
 
 
 def bound(temperature: float) -> str:
     """At which end of its range a fit ended, "lowest" or "highest"; "" where at neither."""
-    for name, end in zip(("lowest", "highest"), _RANGE, strict=True):
+    for name, end in zip(("lowest", "highest"), RANGE, strict=True):
         if np.isclose(temperature, end, rtol=1e-3):
             return name
     return ""

@@ -96,7 +96,8 @@ class RunCheckpoints:
         if step is None:
             raise no_checkpoint(self.folder)
         wanted = {"params": _params(built.frozen, built.state), "train_state": _rest(built.state)}
-        items = load_items(self._orbax, self.folder, step, wanted)
+        advice = "delete that folder to fall back to an earlier one, or use the run's own config"
+        items = load_items(self._orbax, self.folder, step, wanted, advice=advice)
         frozen, trained = built.frozen, built.state.trained
         fill(frozen, items["params"])
         fill(trained, items["params"])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.errors import CheckpointError, PresetMismatch
-from rtsam_jax.training.model_file import MODEL_FILE, read_model_file
+from rtsam_jax.training.model_file import is_run, read_model_file
 from rtsam_jax.training.stored import read_params
 from rtsam_jax.weights import OWN_PARAMETERS, flatten, load_weights
 
@@ -44,12 +43,3 @@ def initial_parameters(cfg: ExperimentConfig) -> dict[str, Any]:
     kept = {CORNERS} if trained.prompt.box else set()
     params = read_params(folder)
     return {name: leaf for name, leaf in params.items() if name not in OWN_PARAMETERS - kept}
-
-
-def is_run(folder: Path) -> bool:
-    """Whether `model.json` says so; what else is wrong with a folder, `load_weights` tells."""
-    try:
-        about = json.loads((folder / MODEL_FILE).read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(about, dict) and about.get("kind") == "run"

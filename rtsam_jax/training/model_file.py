@@ -167,13 +167,24 @@ def read_model_file(folder: str | Path) -> ModelFile:
         raise _damaged(path, reason) from cause
 
 
+def is_run(folder: str | Path) -> bool:
+    """Whether `model.json` says so; what is wrong with a folder otherwise, its reader tells."""
+    return _peek(folder).get("kind") == "run"
+
+
 def run_id(run: str | Path) -> str | None:
     """The run's own number, by which its checkpoints are told from another's; None if unknown."""
-    try:
-        found = json.loads((Path(run) / MODEL_FILE).read_text(encoding="utf-8")).get("run")
-    except (OSError, ValueError, AttributeError):  # whoever needs the rest says what is wrong
-        return None
+    found = _peek(run).get("run")
     return found if isinstance(found, str) else None
+
+
+def _peek(folder: str | Path) -> dict[str, Any]:
+    """The document as it is; {} where it cannot be read, which whoever needs the rest tells."""
+    try:
+        content = json.loads((Path(folder) / MODEL_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def check_language_model(run: str | Path, digest: str | None) -> None:

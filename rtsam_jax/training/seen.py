@@ -16,7 +16,7 @@ from rtsam_jax.data.cases import Case
 from rtsam_jax.data.content import ContentHashes
 from rtsam_jax.errors import ConfigError, UnreadableFile
 from rtsam_jax.report.files import written_whole
-from rtsam_jax.training.initial import is_run
+from rtsam_jax.training.model_file import is_run
 
 IMAGES = "train_images.txt"
 _DIGITS = 16
@@ -64,8 +64,7 @@ def require_not_among(
     seen: frozenset[str], run: Path, cases: Sequence[Case], cache: epath.Path
 ) -> None:
     """Raises `ConfigError` where an image of a case is among those that a run has seen."""
-    digests = _digests(cases, cache)
-    known = [case.id for case in cases if digests[case.id] in seen]
+    known = those_among(seen, cases, cache)
     if known:
         raise ConfigError(
             f"{run} was trained on the images of {len(known)} of the {len(cases)} cases that are "
@@ -73,6 +72,12 @@ def require_not_among(
             "started from a run that was, so scores on them would say nothing; hold out others, "
             "or start from a run that never saw them."
         )
+
+
+def those_among(seen: frozenset[str], cases: Sequence[Case], cache: epath.Path) -> list[str]:
+    """Ids of the cases whose image is among those that a run has seen."""
+    digests = _digests(cases, cache) if seen else {}
+    return [case.id for case in cases if digests.get(case.id) in seen]
 
 
 def read_seen(run: Path) -> frozenset[str] | None:

@@ -54,14 +54,10 @@ def restore_params(run: str | Path, params: nnx.State) -> Found:
             raise no_checkpoint(folder)
         step = reader.latest.step
         _require_same_shapes(reader, folder, step, flat)
-        try:
-            loaded = load_items(reader, folder, step, {"params": flat})["params"]
-        except CheckpointIncomplete as cause:  # whose advice is for who trains
-            earlier = " or delete that folder to fall back to an earlier one"
-            raise CheckpointIncomplete(
-                f"checkpoint {folder / str(step)} is damaged ({cause.__cause__}); bring it back "
-                f"from a copy{',' + earlier if len(reader.checkpoints) > 1 else ''}."
-            ) from cause
+        advice = "bring it back from a copy"
+        if len(reader.checkpoints) > 1:
+            advice += ", or delete that folder to fall back to an earlier one"
+        loaded = load_items(reader, folder, step, {"params": flat}, advice=advice)["params"]
         about = reader.checkpointables_metadata(step).custom_metadata
     weights = _checked(folder, step, loaded, about)
     fill(params, loaded)
@@ -214,8 +210,17 @@ def _require_same_shapes(orbax: Any, folder: Path, step: int, flat: dict[str, An
         )
 
 
-def load_items(orbax: Any, folder: Path, step: int, like: dict[str, Any]) -> dict[str, Any]:
+def load_items(
+    orbax: Any, folder: Path, step: int, like: dict[str, Any], *, advice: str
+) -> dict[str, Any]:
     """Items of a step, on the shardings of the arrays (or shapes) in `like`.
+
+    Args:
+        orbax: of `open_steps`.
+        folder: the same.
+        step: a finished one.
+        like: by item.
+        advice: what to do where that fails.
 
     Raises:
         CheckpointIncomplete: the step is damaged, or holds something else.
@@ -227,9 +232,8 @@ def load_items(orbax: Any, folder: Path, step: int, like: dict[str, Any]) -> dic
         return read_quietly(lambda: orbax.load_checkpointables(step, abstract))
     except ReadFailed as error:
         raise CheckpointIncomplete(
-            f"checkpoint {folder / str(step)} cannot be restored into this configuration "
-            f"({error}); delete that folder to fall back to an earlier one, or use the run's own "
-            f"config."
+            f"checkpoint {folder / str(step)} cannot be read as what is asked for ({error}); "
+            f"{advice}."
         ) from error
 
 

@@ -14,9 +14,9 @@ from rtsam_jax.data.cases import Case, Structure, load_dataset
 from rtsam_jax.data.nifti import Volume, read_volume, write_volume
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.evaluation import check
-from rtsam_jax.evaluation.check import check_held_out
+from rtsam_jax.evaluation.check import check_held_out, require_dose_boxes
 from rtsam_jax.evaluation.scoring import score_cases
-from tests.tiny import SPACING
+from tests.tiny import SPACING, tiny_config
 
 SPEC = PreprocessSpec(SPACING, 0.5)
 MODALITY = {"orn": "CT", "ce": "MR", "crn": "MR"}
@@ -113,3 +113,12 @@ def test_a_scan_of_two_tasks_is_read_once(cases, monkeypatch: pytest.MonkeyPatch
     twins = [dataclasses.replace(case, task="ce") for case in cases if case.patient == "p1"]
     check_held_out(twins, MODALITY, SPEC)
     assert len(twins) == 2 and read == ["p1_ce"]
+
+
+@pytest.mark.parametrize("source", ["label", "none"])
+def test_a_run_without_doses_is_not_scored_where_a_dose_lies(source: str) -> None:
+    require_dose_boxes(Path("run"), tiny_config())
+    with pytest.raises(errors.ConfigError, match=rf"the run run .*dose\.source='{source}'"):
+        require_dose_boxes(
+            Path("run"), tiny_config(dose__source=source, evaluate=False, prompt__box=False)
+        )

@@ -67,6 +67,20 @@ def test_unscored_cases_and_missing_dose_are_told(
     assert "p3_orn" not in page.read_text() and unscored.replace("2", "1") in page.read_text()
 
 
+def test_cases_that_were_trained_on_are_told(tiny_dataset: Path, tmp_path: Path) -> None:
+    cfg = tiny_config(tiny_dataset, figures=0)
+    data = load_run_data(cfg)
+    training, prompts = prepare_training(cfg, data), prompt_set(cfg, data)
+
+    def nothing(image: np.ndarray, roi: np.ndarray, task: np.ndarray) -> np.ndarray:
+        return np.zeros_like(image)
+
+    seen = [data.held_out[0].id]
+    evaluate_held_out(cfg, data, nothing, prompts, training, tmp_path, seen=seen)
+    tables = (tmp_path / "evaluation" / "test" / "tables.md").read_text()
+    assert "was trained on the images of 1 of 2 cases" in tables
+
+
 def test_measures_found_elsewhere_stand_beside(
     tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

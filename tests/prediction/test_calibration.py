@@ -210,7 +210,7 @@ def test_a_damaged_one_is_said_to_be(path: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        *[(("fit", "temperature"), value) for value in ("hot", -2, 0, True, None, 1e999)],
+        *[(("fit", "temperature"), value) for value in ("hot", -2, 0, True, None, 1e300, 1e999)],
         *[(("accept",), value) for value in ("x", 1.5)],
         (("reject",), [0.1]),
         (("fit", "empty"), None),

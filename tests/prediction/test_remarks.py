@@ -52,9 +52,17 @@ def test_a_region_that_is_the_whole_image(loaded: Segmenter) -> None:
     array = phantom(SHAPE, AFFINE)[0]
     image, dose = Volume(array, AFFINE), Volume(np.full(SHAPE, 60, np.float32), AFFINE)
     (said,) = doubts(loaded.set_case(image, dose, task="orn"), image)
-    assert "100 % of the image is in the high-dose region" in said
+    assert "100 % of the image inside the dose grid is in the high-dose region" in said
     whole = np.array([(0, 0, 0), (39, 37, 35)])
     assert doubts(loaded.set_case(image, dose, task="orn", box=whole), image) == ()
+
+
+def test_a_region_that_is_the_whole_dose_grid(loaded: Segmenter) -> None:
+    image = Volume(phantom(SHAPE, AFFINE)[0], AFFINE)
+    dose = Volume(np.full((20, 20, 20), 60, np.float32), AFFINE)  # a corner of the image
+    rim, region = doubts(loaded.set_case(image, dose, task="orn"), image)
+    assert "lies outside the dose grid" in rim
+    assert "of the image inside the dose grid is in the high-dose region" in region
 
 
 def test_a_doubt_turns_an_accepted_mask_into_one_to_be_reviewed() -> None:

@@ -364,7 +364,7 @@ def test_a_click_that_the_model_cannot_see_changes_nothing(case, at, named) -> N
     for point in ((50.0, 50.0), "here", 5.0, None):
         with pytest.raises(errors.ConfigError, match="is not a point; give x, y and z in world mm"):
             segmenter.click(point)
-    assert same(segmenter._prediction(), before)
+    assert same(segmenter._open.prediction, before)
 
 
 def test_a_case_that_cannot_be_opened_leaves_the_open_one(case, tiny_dataset: Path) -> None:

@@ -212,5 +212,5 @@ def test_parameters_are_those_that_were_written_and_of_this_run(
 def test_another_models_checkpoint(saved) -> None:
     cfg = tiny_config(prompt__task_tokens=2)
     other = build(cfg, 3, make_optimizer(cfg.optim, 4), ONE)
-    with pytest.raises(errors.CheckpointIncomplete, match="cannot be restored"):
+    with pytest.raises(errors.CheckpointIncomplete, match="cannot be read as"):
         RunCheckpoints(saved[0], keep=2).restore(other)

@@ -1,0 +1,116 @@
+"""Which cases a run's confidence is calibrated on, and on which others it is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.cache import cache_root
+from rtsam_jax.data.cases import Case
+from rtsam_jax.data.selection import RunData, load_run_data
+from rtsam_jax.data.splits import load_or_make_splits
+from rtsam_jax.errors import ConfigError, IncompleteCase
+from rtsam_jax.training.model_file import check_tasks
+from rtsam_jax.training.restored import load_scoring_config
+from rtsam_jax.training.run import fingerprints, require_train_cases
+from rtsam_jax.training.seen import read_seen, require_not_among, those_among
+
+VALIDATION = "val"  # the split that is calibrated on where none is named
+
+
+class CalibrationCases(NamedTuple):
+    """What `calibration_cases` chose.
+
+    Attributes:
+        cfg: of the run, with the split as the one that is held out.
+        data: its training cases, and as `held_out` the labelled ones to calibrate on.
+        others: labelled cases by split that the run has neither seen nor is calibrated on.
+    """
+
+    cfg: ExperimentConfig
+    data: RunData
+    others: dict[str, list[Case]]
+
+
+def calibration_cases(run: Path, *, split: str, language_model: str) -> CalibrationCases:
+    """Chooses cases that neither a run nor those that it started from were trained on.
+
+    Args:
+        run: its folder.
+        split: "" is "val" where the run was not trained on it, and else the run's own.
+        language_model: where the run's lies now; "" is where it lay.
+
+    Raises:
+        IncompleteCase, ConfigError, MissingFile: as `calibrate_run`.
+        RTSamError: of the run or its dataset.
+    """
+    # The run's own, whatever split is calibrated on: with inner folds the two differ.
+    own_cfg = dataclasses.replace(load_scoring_config(run), evaluate=False)
+    if own_cfg.dose.source == "label":
+        raise ConfigError(
+            f"the run {run} was trained with boxes around labels, in whose place predictions are "
+            "given boxes by hand, which no dataset has; its confidence cannot be calibrated."
+        )
+    own_data = load_run_data(own_cfg)
+    split = split or _default_split(own_cfg, own_data)
+    cfg = load_scoring_config(run, split=split, language_model=language_model)
+    data = load_run_data(cfg)
+    check_tasks(run, data.tasks)
+    cache = cache_root(cfg)
+    require_train_cases(run, own_cfg, fingerprints(own_data.train, cache))
+    labelled = tuple(case for case in data.held_out if case.label is not None)
+    if not labelled:
+        raise IncompleteCase(
+            f"no case of {data.dataset.name}, split {data.held_out_name}, has a label to calibrate "
+            "by; add labels, or name another split with --split."
+        )
+    if {case.id for case in labelled} & {case.id for case in own_data.train}:
+        raise ConfigError(
+            f"the run {run} was trained on the split {data.held_out_name!r}, so its confidence "
+            "there says nothing; name another with --split."
+        )
+    seen = read_seen(run) or frozenset()  # copies and earlier runs have no list
+    require_not_among(seen, run, labelled, cache)
+    data = dataclasses.replace(data, train=own_data.train, held_out=labelled)
+    others = _other_splits(cfg, data)
+    for name, cases in list(others.items()):
+        known = those_among(seen, cases, cache)
+        others[name] = [case for case in cases if case.id not in known]
+    return CalibrationCases(cfg, data, {name: cases for name, cases in others.items() if cases})
+
+
+def _default_split(cfg: ExperimentConfig, data: RunData) -> str:
+    """The dataset's validation split where it can be calibrated on, else "", the run's own."""
+    splits, trained_on = _splits(cfg, data), {case.patient for case in data.train}
+    cases = [case for case in data.dataset.cases if splits[case.id] == VALIDATION]
+    labelled = [case for case in cases if case.task in data.tasks and case.label is not None]
+    patients = {case.patient for case in labelled}
+    if len(patients) > 1 and not patients & trained_on:
+        return VALIDATION
+    print(
+        f"warning: {data.dataset.name} has no split {VALIDATION!r} with labels of several patients "
+        f"that the run was not trained on, so it is calibrated on its own, {data.held_out_name!r}, "
+        "and what it is scored on there is no longer unseen; name another with --split.",
+        flush=True,
+    )
+    return ""
+
+
+def _splits(cfg: ExperimentConfig, data: RunData) -> dict[str, str]:
+    seed = cfg.data.split_seed
+    stored = data.dataset.root / f"splits_seed{seed}.json"
+    return load_or_make_splits(data.dataset, stored, seed=seed)
+
+
+def _other_splits(cfg: ExperimentConfig, data: RunData) -> dict[str, list[Case]]:
+    """Complete cases of the run's tasks by split, of splits neither trained nor calibrated on."""
+    splits = _splits(cfg, data)
+    used = {case.id for case in (*data.train, *data.held_out)}
+    found: dict[str, list[Case]] = {}
+    for case in data.dataset.cases:
+        other = splits[case.id] != cfg.data.train_split and case.id not in used
+        if other and case.task in data.tasks and not case.missing:
+            found.setdefault(splits[case.id], []).append(case)
+    return found
