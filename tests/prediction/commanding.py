@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from rtsam_jax import predict
 
 Command = Callable[..., Path]
+
+FILES = ("entropy.nii.gz", "mask.nii.gz", "prediction.json", "prediction.png", "probability.nii.gz")
 
 
 def command_of(run: Path, out: Path) -> Command:
@@ -26,3 +29,9 @@ def command_of(run: Path, out: Path) -> Command:
 def document(out: Path, case: str = "p3_image", task: str = "orn") -> dict[str, Any]:
     """What `prediction.json` says."""
     return json.loads((out / case / task / "prediction.json").read_text())
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    """What `summary.csv` says."""
+    with (out / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))

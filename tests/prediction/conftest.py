@@ -55,3 +55,12 @@ def command(
     monkeypatch.setattr(Segmenter, "from_checkpoint", lambda *_, **__: loaded)
     monkeypatch.setattr(outputs, "draw_prediction", lambda *_, out, **__: out.write_bytes(b"x"))
     return command_of(run, tmp_path / "out")
+
+
+@pytest.fixture
+def case(tiny_dataset: Path) -> tuple[object, ...]:
+    """Options of one case; the tiny dataset's images hold values of a CT, but no air."""
+    return (
+        *("--image", tiny_dataset / "p3_image.nii.gz", "--dose", tiny_dataset / "p3_dose.nii.gz"),
+        *("--task", "orn"),
+    )
