@@ -17,7 +17,14 @@ from rtsam_jax import baselines
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.selection import RunData, load_run_data
-from rtsam_jax.errors import ConfigError, ExtraMissing, MissingFile, OutputExists, RunsFailed
+from rtsam_jax.errors import (
+    ConfigError,
+    ExtraMissing,
+    MissingFile,
+    OutputExists,
+    RunsFailed,
+    UnreadableFile,
+)
 from rtsam_jax.report.tables import read_cases
 from rtsam_jax.rivals.ours import OurRun, read_ours
 from rtsam_jax.rivals.run import RivalOptions, RivalRun, run_rival
@@ -179,6 +186,37 @@ def test_what_ours_was_trained_with_otherwise_is_told(place: Path, tiny_dataset:
     assert "steps (9, rivals 2)" in told and "log_every" not in told
 
 
+@pytest.mark.parametrize(("steps", "otherwise"), [(6, False), (5, True)])
+def test_the_training_that_ours_starts_from_is_told_and_counted(
+    place: Path, tiny_dataset: Path, tmp_path: Path, steps: int, otherwise: bool
+) -> None:
+    """In the column of steps, in a note, and where steps are compared with the rivals'."""
+    weights, first, second = tmp_path / "weights", tmp_path / "first", tmp_path / "second"
+    for folder, start in ((first, weights), (second, first)):
+        record = json.loads((place / "ours" / "run.json").read_text())
+        record["config"]["model"]["checkpoint"] = str(start)
+        if folder is first:
+            record["train_cases"] = "others"
+        (folder / "checkpoints" / "2").mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps(record))
+        (folder / "model.json").write_text('{"kind": "run"}')
+    (second / "time.json").write_text('{"seconds": 90}')
+    data = load_run_data(tiny_config(tiny_dataset))
+    model = dataclasses.replace(tiny_config().model, checkpoint=str(second), freeze_encoder=True)
+    found = comparison(place, data, [0], steps=steps - 4, model=model)
+    found.cfg.steps = 6
+    header, ours = found.models().header, found.models().rows[0]
+    row = dict(zip(header, ours, strict=True))
+    assert row["Steps"] == f"2 + 2 + {steps - 4}"
+    assert str(row["Training (min)"]).startswith("? + 1.5 + ")
+    (told,) = [note for note in found.notes() if "starts from" in note]
+    assert f"{weights} (weights from elsewhere), then {first} (2 steps on other cases)" in told
+    assert f"{second} (2 steps on the same training cases), and keeps its image" in told
+    told_otherwise = [note for note in found.notes() if "was not trained as" in note]
+    assert bool(told_otherwise) == otherwise
+    assert not otherwise or "steps (2 + 2 + 1, rivals 6)" in told_otherwise[0]
+
+
 def test_ours_must_be_scored_on_the_same_cases_and_seeds(
     place: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
@@ -205,6 +243,9 @@ def test_mistakes_are_told_before_anything_is_trained(
         baselines.run(cfg, arguments("--width", "2", *out), "")
     with pytest.raises(MissingFile, match="nowhere"):
         baselines.run(cfg, arguments("--ours", str(tmp_path / "nowhere"), *out), "")
+    (tmp_path / "doc.md").write_text("words\n")
+    with pytest.raises(UnreadableFile, match="doc.md has no lines <!-- baselines rivals -->"):
+        baselines.run(cfg, arguments("--markdown", str(tmp_path / "doc.md"), *out), "")
     unscored = dataclasses.replace(cfg, evaluate=False)
     with pytest.raises(ConfigError, match="config.evaluate"):
         baselines.run(unscored, arguments(*out), "")

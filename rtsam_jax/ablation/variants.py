@@ -90,7 +90,7 @@ _COMPONENTS = Study(
     (
         Variant("base", "Base", _BASE),
         Variant("base-t", "Base-T", _T, against="base"),
-        Variant("base-id", "Base, plain task id", _ID, against="base"),
+        Variant("base-id", "Base, plain task id", _ID, against="base-t"),
         Variant("base-t-b", "Base-T-B", _TB, against="base-t"),
         Variant("base-t-b-image", "Base-T-B, crop without dose", {**_TB, **_TILED}, "base-t-b"),
         Variant("base-t-b-c", "Base-T-B-C", _TBC, against="base-t-b"),
@@ -128,10 +128,10 @@ _TAU = Study(
             f"tau-{tau:g}",
             f"tau {tau:g}",
             {**_TB, "dose.tau": tau},
-            against=f"tau-{before:g}" if before else "",
+            against=f"tau-{TAUS[0]:g}" if tau > TAUS[0] else "",
             at=tau,
         )
-        for before, tau in zip((None, *TAUS), TAUS, strict=False)
+        for tau in TAUS
     ),
     "tau, share of the threshold's dose",
     note="Base-T-B: tau moves the box, and with it the crop.",

@@ -17,10 +17,12 @@ from rtsam_jax.errors import ConfigError, MissingFile
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.report.tables import read_cases
 from rtsam_jax.text.language_model import describe
+from rtsam_jax.training.model_file import is_run
 from rtsam_jax.training.restored import load_run_config
 from rtsam_jax.training.rules import trained_filter
 from rtsam_jax.training.run import read_record
 from rtsam_jax.training.state import make_model
+from rtsam_jax.training.stored import newest_step
 from rtsam_jax.training.time_taken import training_seconds
 
 # What decides which crops a model trains on, and for how long.
@@ -29,6 +31,23 @@ _SHARED = re.compile(
     r"|data\.(spacing_mm|interpolation|crop|jitter|balance|tasks|train_split|split_seed"
     r"|inner_folds?)"
 )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run's parameters come from: the `config.model.checkpoint` of it or of an ancestor.
+
+    Attributes:
+        folder: of a run, or of weights from elsewhere.
+        steps: of the run; None of other weights.
+        seconds: that it was trained for; None where that is not known.
+        same_cases: whether it is a run that was trained on the same cases.
+    """
+
+    folder: Path
+    steps: int | None
+    seconds: float | None
+    same_cases: bool
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,19 @@ class OurRun:
     def seconds(self) -> float | None:
         """Of training; None where it was trained by a version that did not note it."""
         return training_seconds(self.folder)
+
+    @property
+    def starts(self) -> list[Start]:
+        """Where its parameters come from, the first start first; none if from random ones."""
+        own, found, cfg = read_record(self.folder)["train_cases"], list[Start](), self.cfg
+        while cfg.model.checkpoint:
+            folder = Path(cfg.model.checkpoint)
+            if not is_run(folder):
+                return [Start(folder, None, None, False), *found]
+            same = read_record(folder)["train_cases"] == own
+            found.insert(0, Start(folder, newest_step(folder), training_seconds(folder), same))
+            cfg = load_run_config(folder)
+        return found
 
     @property
     def device(self) -> str:
@@ -73,13 +105,22 @@ class OurRun:
         return sum(leaf.size for leaf in jax.tree.leaves(held))
 
     def trained_otherwise(self, cfg: ExperimentConfig) -> list[str]:
-        """What differs from the rivals' config of all that they should share."""
-        here = dict(leaf_fields(cfg))
-        return [
-            f"{name} ({value!r}, rivals {here[name]!r})"
-            for name, value in leaf_fields(self.cfg)
-            if _SHARED.fullmatch(name) and value != here[name]
-        ]
+        """What differs from the rivals' config of all that they should share.
+
+        Steps of the runs that it starts from count as its own.
+        """
+        here, before = dict(leaf_fields(cfg)), [start.steps for start in self.starts if start.steps]
+        differs = []
+        for name, value in leaf_fields(self.cfg):
+            if not _SHARED.fullmatch(name):
+                continue
+            if name == "steps" and value and before:
+                if sum(before) + value != here[name]:
+                    said = " + ".join(map(str, (*before, value)))
+                    differs.append(f"steps ({said}, rivals {here[name]})")
+            elif value != here[name]:
+                differs.append(f"{name} ({value!r}, rivals {here[name]!r})")
+        return differs
 
 
 def read_ours(folders: Sequence[Path], data: RunData, seeds: Sequence[int]) -> list[OurRun]:

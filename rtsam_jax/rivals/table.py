@@ -67,11 +67,14 @@ class Comparison:
         rows: list[tuple[Cell, ...]] = []
         seeds, tasks = len(self.seeds), self.data.tasks
         if self.ours:
-            first = self.ours[0]
-            size, steps = first.parameters(len(tasks)), total_steps(first.cfg, len(self.data.train))
+            first, size = self.ours[0], self.ours[0].parameters(len(tasks))
             millions = None if size is None else size / 1e6
+            starts = [start for start in first.starts if start.steps is not None]
+            own = total_steps(first.cfg, len(self.data.train))
+            steps = " + ".join(str(taken) for taken in (*(start.steps for start in starts), own))
             known = [run.seconds for run in self.ours if run.seconds is not None]
-            minutes = f"{sum(known) / len(known) / 60:.1f}" if known else None
+            mean = statistics.fmean(known) if known else None
+            minutes = " + ".join(map(_minutes, (*(start.seconds for start in starts), mean)))
             rows.append((OURS, first.sees, millions, steps, seeds, minutes, first.device))
         sees = "image, task" + (", ROI" if self.options.roi_channel else "")
         for title, runs in self.rivals.items():
@@ -112,12 +115,28 @@ class Comparison:
                 f"Every case counts once for each of the seeds {seeds}: n is cases times seeds, "
                 f"intervals and tests are by patient."
             )
+        notes += [_started(run) for run in self.ours[:1] if run.starts]
         for run in self.ours:
             if other := run.trained_otherwise(self.cfg):
                 notes.append(
                     f"Our run {run.folder} was not trained as the rivals were: {', '.join(other)}."
                 )
         return [*notes, *self.failed]
+
+
+def _minutes(seconds: float | None) -> str:
+    return "?" if seconds is None else f"{seconds / 60:.1f}"
+
+
+def _started(run: OurRun) -> str:
+    """A sentence on what a run starts from, which the rivals do not."""
+    said = []
+    for start in run.starts:
+        of = " on the same training cases" if start.same_cases else " on other cases"
+        steps = "weights from elsewhere" if start.steps is None else f"{start.steps} steps{of}"
+        said.append(f"{start.folder} ({steps})")
+    kept = ", and keeps its image encoder" if run.cfg.model.freeze_encoder else ""
+    return f"Our model starts from {', then '.join(said)}{kept}; the rivals start from random ones."
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> str:

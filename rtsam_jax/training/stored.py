@@ -75,14 +75,7 @@ def read_params(run: str | Path) -> dict[str, np.ndarray]:
     Raises:
         CheckpointIncomplete: there is no finished checkpoint, or a step's folder is damaged.
     """
-    folder = checkpoint_folder(run)
-    if not folder.is_dir():
-        raise no_checkpoint(folder)
-    # Orbax lists steps with all processes of a run together, so they are listed here.
-    steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
-    if not steps:
-        raise no_checkpoint(folder)
-    step = max(steps)
+    folder, step = checkpoint_folder(run), newest_step(run)
     newest = folder / str(step)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -106,6 +99,17 @@ def read_params(run: str | Path) -> dict[str, np.ndarray]:
         ) from error
     _checked(folder, step, loaded, about)
     return {name: np.asarray(leaf) for name, leaf in loaded.items()}
+
+
+def newest_step(run: str | Path) -> int:
+    """Of the finished checkpoints; `CheckpointIncomplete` where there is none."""
+    folder = checkpoint_folder(run)
+    # Orbax lists steps with all processes of a run together, so they are listed here.
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    steps = [int(name) for name in names if name.isdecimal()]
+    if not steps:
+        raise no_checkpoint(folder)
+    return max(steps)
 
 
 def about_params(run: str | Path, params: Mapping[str, Any]) -> dict[str, Any]:
