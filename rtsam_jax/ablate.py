@@ -27,13 +27,21 @@ from rtsam_jax.ablation.plan import (
     make_plan,
     repeats,
     seeds,
+    with_earlier,
 )
-from rtsam_jax.ablation.record import make_record, text, write_document, write_files
+from rtsam_jax.ablation.record import (
+    SECTION,
+    make_record,
+    text,
+    write_document,
+    write_files,
+)
 from rtsam_jax.ablation.runner import Failed, Stopped, only_one, train_runs
 from rtsam_jax.ablation.variants import STUDIES
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import ConfigError, OutputExists, RunsFailed, run_command
+from rtsam_jax.report.section import require_section
 from rtsam_jax.text.prompt_set import require_language_model
 from rtsam_jax.training.processes import require_alone
 from rtsam_jax.training.run import RECORD, fingerprints, require_same_run, total_steps
@@ -101,9 +109,11 @@ def main() -> None:
     """Entry point of the command."""
     options, arguments = _parser().parse_known_args()
     require_alone(os.environ)
-    plan = make_plan(
-        arguments, options.studies, _replicates(options), pretrain_steps=options.pretrain_steps
-    )
+    replicates, pretrain_steps = _replicates(options), options.pretrain_steps
+    plan = make_plan(arguments, options.studies, replicates, pretrain_steps=pretrain_steps)
+    section = options.section or plan.out.name
+    if options.markdown:  # before hours of training
+        require_section(options.markdown, SECTION, section)
     if options.dry_run:
         print(describe(plan))
         for run in (*plan.pretraining, *plan.runs):
@@ -114,18 +124,20 @@ def main() -> None:
         raise OutputExists(
             f"{plan.out} is the folder of a single run; give another with --config.out=FOLDER."
         )
-    data = load_data(plan)
+    whole = make_plan(arguments, [*STUDIES], replicates, pretrain_steps=pretrain_steps)
+    shown = with_earlier(plan, whole)
+    data = load_data(shown)
     try:
         failed = train(plan, data, options.parallel)
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on", flush=True)
         sys.exit(128 + stopped.asked)
-    record = make_record(sys.argv[1:], plan, data[plan.replicates[0].name], failed)
+    record = make_record(sys.argv[1:], shown, data, failed)
     pictures = write_files(record)
     print("\n" + text(record), flush=True)
     print(f"tables and {len(pictures)} figures are in {plan.out}", flush=True)
     if options.markdown:
-        write_document(record, options.markdown, options.section or plan.out.name, pictures)
+        write_document(record, options.markdown, section, pictures)
     if failed:
         raise RunsFailed(
             f"{len(failed)} of {len(plan.runs)} runs failed: "

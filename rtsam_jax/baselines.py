@@ -29,7 +29,7 @@ from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import ConfigError, RTSamError, RunsFailed, run_command
 from rtsam_jax.evaluation.check import check_held_out
 from rtsam_jax.flags import parse_config
-from rtsam_jax.report.section import write_section
+from rtsam_jax.report.section import require_section, write_section
 from rtsam_jax.rivals.losses import RECIPES
 from rtsam_jax.rivals.networks import ARCHITECTURES, require_torch
 from rtsam_jax.rivals.ours import read_ours
@@ -98,6 +98,8 @@ def run(cfg: ExperimentConfig, arguments: argparse.Namespace, command: str) -> N
         ARCHITECTURES[name].width(options.width)
     seeds = [*dict.fromkeys(arguments.seeds or [cfg.seed])]
     out = arguments.out or Path(cfg.out or f"runs/{cfg.name}_baselines")
+    if arguments.markdown:
+        require_section(arguments.markdown, "baselines", arguments.section)
     data = load_run_data(cfg)
     ours = read_ours(arguments.ours, data, seeds)  # before hours of training
     rivals, failed = train_rivals(cfg, options, data, names, seeds, out)

@@ -41,8 +41,8 @@ from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.prediction.calibrating import calibrate_run
 from rtsam_jax.prediction.confidence import REPEATS
 from rtsam_jax.report.results_html import KINDS
-from rtsam_jax.report.results_tables import COMPARED, difference_table, find_differences
-from rtsam_jax.report.tables import read_cases, render
+from rtsam_jax.report.results_tables import render_differences
+from rtsam_jax.report.tables import read_cases
 from rtsam_jax.text.prompt_set import PROBES, PromptSet, prompt_set
 from rtsam_jax.training.processes import require_alone
 from rtsam_jax.training.restored import load_scoring_config, restore_model
@@ -88,8 +88,7 @@ def compare(
 
     Both lists are of the same cases; see `check_same_cases`.
     """
-    differences = find_differences({names[0]: own, names[1]: other}, COMPARED)
-    return render(difference_table(differences))
+    return render_differences({names[0]: own, names[1]: other})
 
 
 def _run_parser() -> argparse.ArgumentParser:

@@ -153,7 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     heading = f"{data.dataset.name} ({data.dataset.kind}), split {data.held_out_name}"
     said = notes(cfg, users, found, arguments.seed)
-    text = write_click_results(folder, found, heading=heading, notes=said)
+    text = write_click_results(folder, found, heading=heading, kind=data.dataset.kind, notes=said)
     print(f"\n{heading}\n\n{text}\ntables and curves are in {folder}", flush=True)
 
 

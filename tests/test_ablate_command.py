@@ -86,6 +86,14 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(place: Path) -> None
     assert not (place / "out").exists()
 
 
+def test_a_document_without_marks_is_told_before_anything_is_trained(place: Path) -> None:
+    (place / "unmarked.md").write_text("words\n")
+    result = ablate(place, "--markdown", "unmarked.md", "--section", "tiny")
+    assert result.returncode == 3
+    assert "unmarked.md has no lines <!-- ablation tiny -->" in result.stderr
+    assert not (place / "out").exists()
+
+
 @pytest.mark.slow  # four trainings, and as many starts of JAX
 def test_killed_then_resumed_then_a_failure_then_complete(place: Path) -> None:
     base, text = (place / "out" / name / "seed0" for name in ("base", "base-t"))

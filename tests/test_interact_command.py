@@ -24,7 +24,8 @@ from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import build
 from tests.tiny import run_module, tiny_config
 
-FILES = ("curves.csv", "clicks.csv", "summary.csv", "summary.md", "curves.png")
+TABLES = ("curves.csv", "clicks.csv", "summary.csv", "summary.md", "summary.tex")
+FILES = (*TABLES, "curves.png", "report.html")
 OPTIONS = ("--clicks", "2", "--candidates", "3")
 
 
@@ -113,7 +114,11 @@ def test_only_what_depends_on_a_setting_is_played_again(
         (("--candidates", "0"), ConfigError, "--candidates is 0, but it must be at least 1"),
         (("--wrong", "1.5"), ConfigError, "--wrong is 1.5"),
         (("--shift-mm", "nan"), ConfigError, "--shift-mm is nan"),
-        (("--split", "tset"), SplitError, "'tset'"),
+        (
+            ("--split", "tset"),
+            SplitError,
+            r"'tset' .*\['test', 'train'\]: name one with --split\.$",
+        ),
     ],
 )
 def test_a_mistake_has_an_error_of_its_own(

@@ -97,6 +97,7 @@ class Plan:
         runs: in the order of the studies, replicate by replicate, so that the first replicate of
             everything is there early.
         pretraining: runs that those start from, one per split of the patients; () for none.
+        earlier: those of the studies that only earlier commands in the same folder asked for.
     """
 
     cfg: ExperimentConfig
@@ -106,10 +107,15 @@ class Plan:
     run_of: Mapping[str, str]
     runs: tuple[Run, ...]
     pretraining: tuple[Run, ...] = ()
+    earlier: tuple[str, ...] = ()
 
     def of(self, variant: Variant) -> list[Run]:
         """A variant's runs, one per replicate."""
         return [run for run in self.runs if run.variant == self.run_of[variant.name]]
+
+    def page(self, study: Study) -> Path:
+        """The folder of a study's page."""
+        return self.out / "studies" / study.name
 
 
 def seeds(numbers: Sequence[int]) -> tuple[Replicate, ...]:
@@ -187,6 +193,31 @@ def make_plan(
             runs.append(make_run(name, replicate, {**start, **variant.changes}))
     return Plan(
         cfg, out, chosen, tuple(replicates), run_of, tuple(runs), tuple(pretraining.values())
+    )
+
+
+def with_earlier(plan: Plan, whole: Plan) -> Plan:
+    """The plan, and the other studies that earlier commands left in its folder, as far as run.
+
+    What is written of a plan replaces what was there, and so must hold these too.
+
+    Args:
+        whole: the same with all studies.
+    """
+    earlier = [
+        study
+        for study in whole.studies
+        if study not in plan.studies
+        and whole.page(study).is_dir()
+        and any(run.done for variant in study.variants for run in whole.of(variant))
+    ]
+    studies = tuple(study for study in whole.studies if study in (*plan.studies, *earlier))
+    used = {whole.run_of[variant.name] for study in studies for variant in study.variants}
+    return dataclasses.replace(
+        whole,
+        studies=studies,
+        runs=tuple(run for run in whole.runs if run.variant in used),
+        earlier=tuple(study.name for study in earlier),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,9 +17,10 @@ from rtsam_jax.ablation.plan import Plan
 from rtsam_jax.ablation.results import (
     Result,
     Scores,
+    TimeTaken,
     read_scores,
     results_of,
-    seconds_of,
+    times_of,
 )
 from rtsam_jax.ablation.runner import Failed
 from rtsam_jax.ablation.tables import (
@@ -26,9 +28,11 @@ from rtsam_jax.ablation.tables import (
     as_json,
     difference_table,
     every_number,
+    left_out_note,
     study_table,
 )
-from rtsam_jax.ablation.variants import TAUS, Study
+from rtsam_jax.ablation.variants import STUDIES, TAUS, Study
+from rtsam_jax.data.cases import Dataset
 from rtsam_jax.data.json_file import write_json
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData
@@ -45,6 +49,7 @@ from rtsam_jax.report.tables import render, write_csv
 from rtsam_jax.training.run import read_record, total_steps
 
 SCHEMA_VERSION = 1
+SECTION = "ablation"  # in the marks of a document
 _COUNTED = "Every case counts once for each run; intervals and tests are by patient."
 
 
@@ -54,7 +59,7 @@ class Record:
 
     Attributes:
         command: as it was called.
-        data: of the first replicate.
+        data: by replicate, in their order; at least one.
         scores: by study, variant and replicate.
         results: by study.
         failed: runs that did not end well.
@@ -62,7 +67,7 @@ class Record:
 
     command: str
     plan: Plan
-    data: RunData
+    data: Mapping[str, RunData]
     scores: Mapping[str, Mapping[str, Scores]]
     results: dict[str, list[Result]]
     failed: Sequence[Failed]
@@ -70,13 +75,32 @@ class Record:
     @property
     def heading(self) -> str:
         """Dataset and its kind."""
-        return f"{self.data.dataset.name} ({self.data.dataset.kind})"
+        return f"{self.dataset.name} ({self.dataset.kind})"
+
+    @property
+    def dataset(self) -> Dataset:
+        """That of every replicate."""
+        return self.first.dataset
+
+    @property
+    def first(self) -> RunData:
+        """Of the first replicate."""
+        return next(iter(self.data.values()))
+
+    @property
+    def held_out_name(self) -> str:
+        """The split that is scored, or all the folds."""
+        return ", ".join(dict.fromkeys(data.held_out_name for data in self.data.values()))
 
 
 def make_record(
-    arguments: Sequence[str], plan: Plan, data: RunData, failed: Sequence[Failed]
+    arguments: Sequence[str], plan: Plan, data: Mapping[str, RunData], failed: Sequence[Failed]
 ) -> Record:
     """Reads what the finished runs measured.
+
+    Args:
+        arguments: of the command.
+        data: by replicate; of others too.
 
     Raises:
         UnreadableFile: a table of cases is damaged or of an earlier version.
@@ -84,44 +108,73 @@ def make_record(
     command = shlex.join(["python", "-m", "rtsam_jax.ablate", *arguments])
     scores = {study.name: read_scores(plan, study) for study in plan.studies}
     results = {study.name: results_of(study, scores[study.name]) for study in plan.studies}
-    return Record(command, plan, data, scores, results, failed)
+    own = {replicate.name: data[replicate.name] for replicate in plan.replicates}
+    return Record(command, plan, own, scores, results, failed)
 
 
 def settings(record: Record) -> str:
     """One paragraph: data, splits, model, schedule, machine and time."""
-    cfg, data = record.plan.cfg, record.data
+    cfg = record.plan.cfg
     spec = get_spec(cfg.model.preset)
-    patients = len({case.patient for case in data.held_out})
+    steps = [total_steps(cfg, len(data.train)) for data in record.data.values()]
     replicates = ", ".join(replicate.name for replicate in record.plan.replicates)
     sentences = [
-        f"{record.heading}, tasks {', '.join(data.tasks)}: {len(data.train)} training cases, "
-        f"{len(data.held_out)} held out ({patients} patients, {data.held_out_name}). "
-        f"{KINDS.get(data.dataset.kind, '')}",
+        f"{record.heading}, tasks {', '.join(record.first.tasks)}: {_sides(record)}. "
+        f"{KINDS.get(record.dataset.kind, '')}",
         f"{cfg.model.preset} at {cfg.data.spacing_mm:g} mm, crops of {spec.image_size} voxels, "
-        f"tau {cfg.dose.tau:g}, {total_steps(cfg, len(data.train))} steps of {cfg.batch_size}; "
+        f"tau {cfg.dose.tau:g}, {_range(steps)} steps of {cfg.batch_size}; "
         f"each variant as {replicates}.",
     ]
     if record.plan.pretraining:
         sentences.append(_pretraining(record))
     done = [run for run in record.plan.runs if run.done]
-    seconds = seconds_of(done)
-    if seconds:
+    times = times_of(done)
+    if times:
+        seconds = [took.seconds for took in times]
         middle, longest = (timedelta(seconds=round(f(seconds))) for f in (statistics.median, max))
         about = read_record(done[0].folder)
         sentences.append(
             f"A run took {middle} (median, {longest} at most, scoring included, over the "
-            f"{len(seconds)} of {len(record.plan.runs)} runs that were never interrupted) on "
-            f"{', '.join(about['devices'])}, {cpu_name()}, {os.cpu_count()} threads; Python "
+            f"{len(times)} of {len(record.plan.runs)} runs that were never interrupted) on "
+            f"{', '.join(about['devices'])}, {cpu_name()}, {_cores(times)}; Python "
             f"{about['python']}, jax {about['versions']['jax']}."
         )
+    if record.plan.earlier:
+        sentences.append(f"Of earlier commands in this folder: {', '.join(record.plan.earlier)}.")
     return " ".join(sentences)
+
+
+def _sides(record: Record) -> str:
+    """How many cases the runs train on, and on how many all of them together are scored."""
+    sides = list(record.data.values())
+    held_out = {case.id: case.patient for data in sides for case in data.held_out}
+    patients = len(set(held_out.values()))
+    several = len({frozenset(case.id for case in data.held_out) for data in sides}) > 1
+    return (
+        f"{_range([len(data.train) for data in sides])} training cases{' a run' * several}, "
+        f"{len(held_out)} held out{' over all runs' * several} "
+        f"({patients} patients, {record.held_out_name})"
+    )
+
+
+def _cores(times: Sequence[TimeTaken]) -> str:
+    """What a run had of the processor, which `--parallel` divides."""
+    known = [took.cores for took in times if took.cores is not None]
+    if len(known) < len(times):
+        return f"{os.cpu_count()} cores, a run's share of which was not recorded"
+    return f"{_range(known)} core{'s' * (max(known) > 1)} a run"
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _pretraining(record: Record) -> str:
     """What the runs start from; in words, since no row of the tables shows it."""
     [first, *others] = record.plan.pretraining
-    steps = total_steps(first.cfg, len(record.data.train))
-    seconds = seconds_of(record.plan.pretraining)
+    steps = total_steps(first.cfg, len(record.first.train))
+    seconds = [took.seconds for took in times_of(record.plan.pretraining)]
     took = f" ({timedelta(seconds=round(statistics.median(seconds)))})" if seconds else ""
     whose = "of its own" if others else "that all share"
     return (
@@ -145,13 +198,19 @@ def _blocks(record: Record) -> Iterator[str]:
         differences = difference_table(study, results)
         if differences:
             yield render(differences)
+        if said := left_out_note(results):
+            yield said + "\n"
     yield NOTE + "\n"
     if record.failed:
         yield "Failed: " + "; ".join(each.run.name for each in record.failed) + ".\n"
 
 
 def write_files(record: Record) -> list[Path]:
-    """Writes `results.md`, `.csv`, `.json` and `.tex`, pictures and pages; returns the pictures."""
+    """Writes `results.md`, `.csv`, `.json` and `.tex`, pictures and pages; returns the pictures.
+
+    Pictures and pages of studies that have no run in the record are removed: they would stand
+    beside tables without them.
+    """
     out = record.plan.out
     with written_whole(out / "results.md") as beside:
         beside.write_text(f"# Ablation of {record.heading}\n\n{text(record)}", encoding="utf-8")
@@ -160,7 +219,7 @@ def write_files(record: Record) -> list[Path]:
     content = {
         "schema": SCHEMA_VERSION,
         "command": record.command,
-        "dataset": {"name": record.data.dataset.name, "kind": record.data.dataset.kind},
+        "dataset": {"name": record.dataset.name, "kind": record.dataset.kind},
         "config": asdict(record.plan.cfg),
         "replicates": [
             {"name": replicate.name, "changes": dict(replicate.changes)}
@@ -174,14 +233,17 @@ def write_files(record: Record) -> list[Path]:
     with written_whole(out / "results.tex") as beside:
         beside.write_text("\n".join(_latex(record)), encoding="utf-8")
     pictures = []
-    for study in record.plan.studies:
-        picture = out / "figures" / f"{study.figure}.png"
+    for study in STUDIES.values():
+        picture, masks = (out / "figures" / f"{name}.png" for name in (study.figure, "fig7"))
         picture.unlink(missing_ok=True)  # of runs that are no more
-        if draw_study(study, record.results[study.name], record.heading, picture):
+        if draw_study(study, record.results.get(study.name, ()), record.heading, picture):
             pictures.append(picture)
             _write_page(record, study, picture)
+        else:
+            shutil.rmtree(record.plan.page(study), ignore_errors=True)
         if study.name == "tau":
-            pictures += _draw_masks(record, out / "figures" / "fig7.png")
+            masks.unlink(missing_ok=True)
+            pictures += _draw_masks(record, masks) if study in record.plan.studies else []
     return pictures
 
 
@@ -198,10 +260,10 @@ def _write_page(record: Record, study: Study, picture: Path) -> None:
     scores = record.scores[study.name]
     methods = {v.title: pooled(scores[v.name]) for v in reversed(study.variants) if scores[v.name]}
     write_results(
-        record.plan.out / "studies" / study.name,
+        record.plan.page(study),
         methods,
-        heading=f"{study.title}, {record.data.dataset.name}, split {record.data.held_out_name}",
-        kind=record.data.dataset.kind,
+        heading=f"{study.title}, {record.dataset.name}, split {record.held_out_name}",
+        kind=record.dataset.kind,
         notes=[note for note in (study.note, _COUNTED) if note],
         figures=[Picture(picture, study.title, NOTE)],
     )
@@ -210,11 +272,11 @@ def _write_page(record: Record, study: Study, picture: Path) -> None:
 def _draw_masks(record: Record, path: Path) -> list[Path]:
     """Of the first held-out case that can be scored, if there is one."""
     spec = PreprocessSpec.from_config(record.plan.cfg)
-    for case in record.data.held_out:
+    for case in record.first.held_out:
         if case.dose is None or case.label is None:
             continue
         try:
-            draw_dose_masks(case, record.data.modality, spec, TAUS, record.heading, path)
+            draw_dose_masks(case, record.first.modality, spec, TAUS, record.heading, path)
         except EmptyROI as error:
             print(f"{path.name} is not drawn: {error}", flush=True)
             break
@@ -231,14 +293,14 @@ def write_document(record: Record, document: Path, name: str, pictures: Sequence
     Raises:
         UnreadableFile: the document lacks one of the marks.
     """
-    synthetic = record.data.dataset.kind == "synthetic"
+    synthetic = record.dataset.kind == "synthetic"
     copies = {
         f"images/ablation_{name}_{picture.name}": picture
         for picture in pictures
         if synthetic or picture.stem != "fig7"
     }
     shown = (f"![{p.stem}, {record.heading}]({place})\n" for place, p in copies.items())
-    write_section(document, "ablation", name, "\n".join([text(record), *shown]))
+    write_section(document, SECTION, name, "\n".join([text(record), *shown]))
     for place, picture in copies.items():
         with written_whole(document.parent / place) as beside:
             beside.write_bytes(picture.read_bytes())

@@ -19,7 +19,7 @@ from rtsam_jax.ablation.plan import Plan, Run
 from rtsam_jax.ablation.variants import Study, Variant
 from rtsam_jax.errors import UnreadableFile
 from rtsam_jax.metrics.case import MEASURES, MORE_MEASURES, CaseMetrics
-from rtsam_jax.metrics.paired import paired_bootstrap, wilcoxon
+from rtsam_jax.metrics.paired import left_out, paired_bootstrap, wilcoxon
 from rtsam_jax.metrics.summary import Aggregate, of_task, pooled, summarise
 from rtsam_jax.report.tables import read_cases
 
@@ -36,6 +36,13 @@ class Estimate(NamedTuple):
     of_runs: tuple[float, ...]  # each replicate's mean; NaN where no case has the measure
 
 
+class TimeTaken(NamedTuple):
+    """What a run took that went from start to end in one piece."""
+
+    seconds: float
+    cores: int | None  # that it had; None where an earlier version trained it
+
+
 class Difference(NamedTuple):
     """A row less the row that it is compared with, on the replicates that both have."""
 
@@ -43,6 +50,7 @@ class Difference(NamedTuple):
     low: float  # 95 % interval, by patient
     high: float
     p: float  # Wilcoxon, of the patients' mean differences
+    left_out: int  # pairs without the measure, since one of both has neither mask nor truth
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,8 @@ class Result:
 
     Attributes:
         cases: different ones.
-        missed: of the cases of all replicates, those with one of prediction and truth empty.
+        scored: those of every replicate, one that several score counted for each.
+        missed: of the scored ones, those with one of prediction and truth empty.
         runs: replicates that are there, the names of.
         estimates: by measure.
         differences: by measure; empty where there is nothing to compare with.
@@ -61,6 +70,7 @@ class Result:
     variant: Variant
     task: str
     cases: int
+    scored: int
     missed: int
     runs: tuple[str, ...]
     estimates: Mapping[str, Estimate]
@@ -102,6 +112,7 @@ def results_of(study: Study, scores: Mapping[str, Scores]) -> list[Result]:
                     variant=variant,
                     task=task,
                     cases=len({c.case for cases in own.values() for c in of_task(cases, task)}),
+                    scored=summary.n,
                     missed=summary.n_missed,
                     runs=tuple(own),
                     estimates={
@@ -109,12 +120,17 @@ def results_of(study: Study, scores: Mapping[str, Scores]) -> list[Result]:
                         for m, of in summary.measures.items()
                     },
                     differences={
-                        m: Difference(*paired_bootstrap(mine, theirs, m), wilcoxon(mine, theirs, m))
+                        m: _differ(mine, theirs, m)
                         for m in (MEASURES + MORE_MEASURES if mine else ())
                     },
                 )
             )
     return found
+
+
+def _differ(mine: Sequence[CaseMetrics], theirs: Sequence[CaseMetrics], measure: str) -> Difference:
+    interval, p = paired_bootstrap(mine, theirs, measure), wilcoxon(mine, theirs, measure)
+    return Difference(*interval, p, left_out(mine, theirs, measure).pairs)
 
 
 def _mean(cases: Sequence[CaseMetrics], task: str, measure: str) -> float:
@@ -129,7 +145,7 @@ def _estimate(of: Aggregate, means: Sequence[float]) -> Estimate:
     return Estimate(of.mean, std, of.low, of.high, tuple(means))
 
 
-def seconds_of(runs: Sequence[Run]) -> list[float]:
+def times_of(runs: Sequence[Run]) -> list[TimeTaken]:
     """How long those runs took that went from start to end in one piece.
 
     Raises:
@@ -142,7 +158,7 @@ def seconds_of(runs: Sequence[Run]) -> list[float]:
         try:
             about: dict[str, Any] = json.loads(run.done_file.read_text(encoding="utf-8"))
             if not about["resumed"]:
-                found.append(float(about["seconds"]))
+                found.append(TimeTaken(float(about["seconds"]), about.get("cores")))
         except (ValueError, KeyError, TypeError) as cause:
             raise UnreadableFile(
                 f"{run.done_file} is damaged ({cause}); delete it, and the run is scored again."

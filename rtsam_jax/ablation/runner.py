@@ -168,7 +168,8 @@ def _start(run: Run, place: Place, lock: int) -> _Live:
 
 def _write_done(each: _Live) -> None:
     took = time.monotonic() - each.began
-    write_json(each.run.done_file, {"seconds": took, "resumed": each.resumed})
+    about = {"seconds": took, "resumed": each.resumed, "cores": len(each.place.cores)}
+    write_json(each.run.done_file, about)
 
 
 def _reason(each: _Live, status: int) -> str:

@@ -16,8 +16,9 @@ from rtsam_jax.report.tables import TITLES, Cell, Table, number, p_value, signed
 NOTE = (
     "Mean over cases and runs ± standard deviation of the runs' means; in brackets the 95 % "
     "bootstrap interval of the mean, by patient. A missed case (one of prediction and truth empty) "
-    "enters HD95 and ASSD as its image's diagonal. Differences are of the same cases and runs, "
-    "with their interval; p is Wilcoxon's, over patients, for Dice, not corrected for many rows."
+    "enters HD95 and ASSD as its image's diagonal; misses are counted in every run, cases once. "
+    "Differences are of the same cases and runs, with their interval; p is Wilcoxon's, over "
+    "patients, for Dice, not corrected for many rows."
 )
 
 
@@ -44,7 +45,7 @@ def study_table(study: Study, results: Sequence[Result], replicates: int) -> Tab
             counts = (
                 str(runs) if runs == replicates else f"{runs} of {replicates}",
                 str(result.cases),
-                str(result.missed),
+                f"{result.missed} of {result.scored}",
             )
             rows.append((*first, *counts, *(_estimate(result, m) for m in MEASURES)))
     return Table(header, tuple(rows))
@@ -71,12 +72,29 @@ def difference_table(study: Study, results: Sequence[Result]) -> Table | None:
     return Table(header, tuple(rows)) if rows else None
 
 
+def left_out_note(results: Sequence[Result]) -> str:
+    """A sentence on the pairs that differences of distances leave out; "" where none does."""
+    said = [
+        f"{result.variant.title} {result.differences['hd95_mm'].left_out}"
+        for result in results
+        if result.task == ALL_TASKS
+        and result.differences
+        and result.differences["hd95_mm"].left_out
+    ]
+    if not said:
+        return ""
+    return (
+        "Where a mask and the truth are both empty there is no surface, so differences of "
+        f"distances leave out pairs of cases: {', '.join(said)}. Dice counts these."
+    )
+
+
 def every_number(results: Sequence[Result]) -> Table:
     """One row per study, variant, task and measure, with all digits: for CSV."""
     header = (
-        *("study", "variant", "title", "task", "measure", "runs", "cases", "missed"),
+        *("study", "variant", "title", "task", "measure", "runs", "cases", "scored", "missed"),
         *("mean", "std", "low", "high"),
-        *("against", "difference", "difference_low", "difference_high", "p"),
+        *("against", "difference", "difference_low", "difference_high", "p", "left_out"),
     )
     return Table(header, tuple(_numbers(results)))
 
@@ -85,9 +103,9 @@ def _numbers(results: Sequence[Result]) -> Iterator[tuple[Cell, ...]]:
     for result in results:
         variant = result.variant
         about = (result.study, variant.name, variant.title, result.task)
-        counts = (len(result.runs), result.cases, result.missed)
+        counts = (len(result.runs), result.cases, result.scored, result.missed)
         for measure, estimate in result.estimates.items():
-            difference: tuple[Cell, ...] = (None,) * 4
+            difference: tuple[Cell, ...] = (None,) * 5
             if measure in result.differences:
                 difference = tuple(result.differences[measure])
             yield (*about, measure, *counts, *estimate[:4], variant.against or None, *difference)
@@ -101,6 +119,7 @@ def as_json(results: Sequence[Result]) -> list[dict[str, object]]:
             "variant": {**vars(result.variant), "changes": dict(result.variant.changes)},
             "task": result.task,
             "cases": result.cases,
+            "scored": result.scored,
             "missed": result.missed,
             "runs": list(result.runs),
             "estimates": {m: finite(of._asdict()) for m, of in result.estimates.items()},

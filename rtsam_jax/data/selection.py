@@ -66,9 +66,7 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
     """
     dataset, tasks = load_chosen(cfg)
     root = dataset.root
-    splits = load_or_make_splits(
-        dataset, root / f"splits_seed{cfg.data.split_seed}.json", seed=cfg.data.split_seed
-    )
+    splits = _splits(dataset, cfg)
     wanted = [case for case in dataset.cases if case.task in tasks]
     train = [case for case in wanted if splits[case.id] == cfg.data.train_split]
     held_out = [case for case in wanted if splits[case.id] == cfg.data.eval_split]
@@ -119,6 +117,31 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
         held_out=tuple(held_out),
         held_out_name=held_out_name(cfg),
     )
+
+
+def require_split(cfg: ExperimentConfig) -> None:
+    """Raises where `--split` named the split to score, and it has no case of the chosen tasks.
+
+    `load_run_data` would refuse it too, but knows no option, and would advise a field of a config
+    that such a command does not take.
+
+    Raises:
+        SplitError: it has none.
+        DatasetSchemaError, RecordError, MissingFile, ConfigError: as `load_run_data`.
+    """
+    dataset, tasks = load_chosen(cfg)
+    splits = _splits(dataset, cfg)
+    if cfg.data.eval_split not in {splits[c.id] for c in dataset.cases if c.task in tasks}:
+        raise SplitError(
+            f"the split {cfg.data.eval_split!r} of {dataset.root} has no case to score; its splits "
+            f"are {sorted(set(splits.values()))}: name one with --split."
+        )
+
+
+def _splits(dataset: Dataset, cfg: ExperimentConfig) -> dict[str, str]:
+    """Case id -> split."""
+    seed = cfg.data.split_seed
+    return load_or_make_splits(dataset, dataset.root / f"splits_seed{seed}.json", seed=seed)
 
 
 def _build_dataset(cfg: ExperimentConfig, root: Path) -> None:

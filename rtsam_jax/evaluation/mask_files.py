@@ -73,14 +73,18 @@ def files_of(where: str) -> dict[str, Path]:
 def named_places(texts: Iterable[str]) -> dict[str, str]:
     """`NAME=PLACE` or `PLACE`, which is then called after its folder.
 
+    A text that is a place as it stands is one, and so is one with a "/" before its "=".
+
     Raises:
-        ConfigError: two have one name.
+        ConfigError: two have one name; one lacks its name or its place.
     """
     places: dict[str, str] = {}
     for text in texts:
         name, equals, place = text.partition("=")
-        if not equals:
+        if not equals or "/" in name or Path(text).is_dir() or (CASE in text and matched(text)):
             name, place = Path(text.partition(CASE)[0]).name or text, text
+        if not name or not place:
+            raise ConfigError(f"{text!r} lacks a name or a place; write NAME=PLACE, or the place.")
         if name in places:
             raise ConfigError(f"two places are called {name!r}; name them, as NAME=PLACE.")
         places[name] = place
@@ -112,8 +116,8 @@ def read_owners(path: Path) -> dict[str, Owner]:
     A case of several tasks has a row for each.
 
     Raises:
-        MissingFile, UnreadableFile: no such file; no such columns; a case with two patients, or
-            twice with one task.
+        MissingFile, UnreadableFile: no such file; no such columns; no rows; a case with two
+            patients, or twice with one task.
         ConfigError: a task's name cannot be used.
     """
     if not path.is_file():
@@ -133,6 +137,8 @@ def read_owners(path: Path) -> dict[str, Owner]:
                         raise ValueError(f"case {case!r} stands there twice")
                     tasks = known.tasks + tasks
                 owners[case] = Owner(patient, tasks)
+        if not owners:
+            raise ValueError("it has no rows")
     except (KeyError, ValueError, csv.Error) as cause:
         raise UnreadableFile(
             f"{path} is no table of patients ({cause}); it needs the columns case and patient, "

@@ -7,26 +7,32 @@ own, scored in every case or in those that the table of patients names for it.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from rtsam_jax.data.import_folder import some
-from rtsam_jax.data.nifti import Volume, read_label, read_volume
-from rtsam_jax.errors import ConfigError, MissingFile, OutputExists
+from rtsam_jax.data.nifti import Volume, label_of, read_label, read_volume
+from rtsam_jax.errors import ConfigError, MissingFile
 from rtsam_jax.evaluation.mask_files import Owner, files_of, on_grid, unmatched
 from rtsam_jax.evaluation.report import pick_for_figures, write_results
+from rtsam_jax.evaluation.results_folder import (
+    FIGURES,
+    earlier_pictures,
+    picture_name,
+    require_writable,
+)
 from rtsam_jax.geometry import index_map, resample
 from rtsam_jax.metrics.case import CaseMetrics, score_case
 from rtsam_jax.report.figures import plot_overlay
 from rtsam_jax.report.results_html import Picture
-from rtsam_jax.report.results_tables import COMPARED, difference_table, find_differences
-from rtsam_jax.report.tables import render
+from rtsam_jax.report.results_tables import render_differences
 
 ONE_TASK = "mask"  # the task of masks that nobody named
+_FIELD = "value, with --values"
+_MEND = f"name the one that is inside as the case's {_FIELD}, or store a mask of one structure"
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class MaskFolders:
         predictions: place by method, the one in question first.
         structures: folder with a folder of masks per structure that should hold no prediction;
             "": none.
-        images: place of the images that overlays are drawn on; "": on black.
+        images: place of the images, which overlays are drawn on and whose diagonal stands for an
+            infinite distance; "": black, and the truth's own grid.
         values: what is inside, by task; empty: each file holds one structure.
         owners: patients and tasks by case; empty: each case is a patient of its own.
         allow_missing: count a mask that is missing as empty.
@@ -68,6 +75,7 @@ class _Masks:
         self.structures = _structures(folders.structures, self.truth)
         self.images = files_of(folders.images) if folders.images else {}
         self.resampled: dict[str, list[str]] = {}
+        self.seen: set[int] = set()  # of the values, those that some file holds
         self.tasks = {case: self._tasks(case) for case in self.truth}
 
     def patient(self, case: str) -> str:
@@ -95,21 +103,44 @@ class _Masks:
         return {task: value for task, value in values.items() if not named or task in named}
 
     def read_truth(self, case: str, value: int | None) -> Volume:
-        return _read(self.truth[case], value, "truth")
+        return self._read(self.truth[case], value, "truth")
 
     def read(self, method: str, case: str, value: int | None, grid: Volume) -> np.ndarray:
         """A prediction on its truth's grid."""
         if case in self.missing[method]:
             return np.zeros(grid.shape, bool)
         what = f"mask of {method}"
-        return self._on_grid(_read(self.files[method][case], value, what), grid, what, case)
+        return self._on_grid(self._read(self.files[method][case], value, what), grid, what, case)
 
     def read_structures(self, case: str, grid: Volume) -> dict[str, np.ndarray]:
         return {
-            name: self._on_grid(_read(files[case], None, what), grid, what, case)
+            name: self._on_grid(read_label(files[case], what=what, field=_FIELD), grid, what, case)
             for name, files in self.structures.items()
             if case in files and (what := f"structure {name}")
         }
+
+    def diagonal_mm(self, case: str) -> float | None:
+        """Of the case's image, corner to corner; None where none is at hand."""
+        if case not in self.images:
+            return None
+        image = read_volume(self.images[case])
+        return float(np.linalg.norm(image.shape * image.spacing))
+
+    def require_values(self) -> None:
+        """Raises `ConfigError`, once all is read, for a value that no file holds."""
+        for task, value in self.folders.values.items():
+            if value not in self.seen:
+                raise ConfigError(
+                    f"No file of {self.folders.truth} or of the predictions holds the value "
+                    f"{value} (task {task}); correct it in --values, or leave it out."
+                )
+
+    def _read(self, path: Path, value: int | None, what: str) -> Volume:
+        volume = read_volume(path, what=what)
+        for other in set(self.folders.values.values()) - self.seen:
+            if (volume.array == other).any():
+                self.seen.add(other)
+        return label_of(volume, path, value, what=what, mend=_MEND)
 
     def _on_grid(self, mask: Volume, grid: Volume, what: str, case: str) -> np.ndarray:
         array = on_grid(mask, grid, what=what, case=case, resampled=self.folders.resampled)
@@ -132,10 +163,6 @@ class _Masks:
             )
         if not self.folders.owners:
             yield "Every case counts as a patient of its own, since no table of patients was given."
-
-
-def _read(path: Path, value: int | None, what: str) -> Volume:
-    return read_label(path, value, what=what, field="value, with --values")
 
 
 def _structures(place: str, truth: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
@@ -170,30 +197,47 @@ def evaluate_masks(
 
     Raises:
         OutputExists: `out` holds something else.
+        NotWritable: `out` cannot be written.
         MissingFile, UnreadableFile, VolumeError, ConfigError: of the masks; the message names them.
     """
-    if out.exists() and any(out.iterdir()) and not (out / "results.json").is_file():
-        raise OutputExists(f"{out} holds something else; name another folder with --out.")
+    require_writable(out)
+    earlier = earlier_pictures(out)
     masks = _Masks(folders)
     found = _score(masks)
-    shutil.rmtree(out / "figures", ignore_errors=True)  # an earlier evaluation's choice
+    masks.require_values()
+    for picture in earlier:  # of another choice
+        picture.unlink(missing_ok=True)
     first, own = next(iter(found.items()))
     chosen = pick_for_figures(own, figures)
-    drawn = [_draw(masks, first, own[i], kind, rank, out / "figures") for i, rank in chosen.items()]
+    drawn = [_draw(masks, first, own[i], kind, rank, out / FIGURES) for i, rank in chosen.items()]
     heading = f"{', '.join(found)} against {Path(folders.truth).name}"
-    notes = list(masks.notes())
+    notes = [*masks.notes(), *_without_any(found)]
     text = write_results(out, found, heading=heading, kind=kind, notes=notes, figures=drawn)
     print(f"\n{heading} ({kind})\n{text}", flush=True)
     if len(found) > 1:
-        print(render(difference_table(find_differences(found, COMPARED))), flush=True)
+        print(render_differences(found), flush=True)
     print(f"tables, {len(drawn)} overlays and report.html are in {out}", flush=True)
     return found
+
+
+def _without_any(found: Mapping[str, Sequence[CaseMetrics]]) -> Iterator[str]:
+    """A sentence for each task in which nothing is marked, by nobody."""
+    tasks: dict[str, list[CaseMetrics]] = {}
+    for case in (case for cases in found.values() for case in cases):
+        tasks.setdefault(case.task, []).append(case)
+    for task, cases in tasks.items():
+        if all(case.both_empty for case in cases):
+            yield (
+                f"Task {task} is in no truth and in no mask of its cases: each counts 1 in "
+                "overlaps, which says nothing on finding it."
+            )
 
 
 def _score(masks: _Masks) -> dict[str, list[CaseMetrics]]:
     found: dict[str, list[CaseMetrics]] = {name: [] for name in masks.files}
     total = len(masks.truth)
     for done, (case, tasks) in enumerate(masks.tasks.items(), start=1):
+        diagonal_mm = masks.diagonal_mm(case)
         for task, value in tasks.items():
             truth = masks.read_truth(case, value)
             structures = masks.read_structures(case, truth)
@@ -207,6 +251,7 @@ def _score(masks: _Masks) -> dict[str, list[CaseMetrics]]:
                         patient=masks.patient(case),
                         task=task,
                         structures=structures,
+                        diagonal_mm=diagonal_mm,
                     )
                 )
         if done % max(1, total // 10) == 0 or done == total:
@@ -224,7 +269,7 @@ def _draw(
     if case in masks.images:
         volume = read_volume(masks.images[case])
         image = resample(volume.array, index_map(volume.affine, truth.affine), truth.shape)
-    path = folder / f"{case}_{scored.task}.png"
+    path = folder / picture_name(case, scored.task)
     about = f"{scored.task} ({kind}) · {method} · Dice {scored.dice:.2f}"
     predicted = masks.read(method, case, value, truth)
     title = f"{case} · {about} · {rank}"

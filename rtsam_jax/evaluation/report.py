@@ -28,6 +28,14 @@ from rtsam_jax.report.results_tables import (
 )
 from rtsam_jax.report.tables import Table, case_rows, render, task_rows, write_csv
 
+# What `write_results` leaves in a folder.
+RESULTS = frozenset(
+    {
+        *("cases.csv", "all_cases.csv", "summary.csv", "differences.csv", "results.json"),
+        *("tables.md", "tables.tex", "report.html", "plots"),
+    }
+)
+
 
 def write_results(
     folder: Path,

@@ -61,7 +61,10 @@ def checked_spacing(spacing_mm: Sequence[float] | NDArray[Any], axes: int) -> ND
     Raises:
       VolumeError: Another number of lengths, or one that is not positive and finite.
     """
-    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    try:
+        spacing = np.asarray(spacing_mm, dtype=np.float64)
+    except (TypeError, ValueError):  # no numbers, or lists of unequal length
+        spacing = np.empty(0)
     if spacing.shape != (axes,) or not np.all(np.isfinite(spacing)) or np.any(spacing <= 0):
         raise VolumeError(
             f"spacing_mm is {spacing_mm!r}, but it must be {axes} positive lengths in mm, "

@@ -1,4 +1,4 @@
-"""What simulated users leave behind: curves and clicks as CSV, a summary, a picture."""
+"""What simulated users leave behind: curves and clicks as CSV, tables, a picture, a page."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from rtsam_jax.metrics.interactive import (
     TARGETS,
     Interaction,
     UserSummary,
+    auc,
     summarise_interactions,
 )
 from rtsam_jax.metrics.summary import ALL_TASKS
 from rtsam_jax.report import canvas
 from rtsam_jax.report.files import written_whole
-from rtsam_jax.report.results_tables import INTERVAL_NOTE
+from rtsam_jax.report.latex import latex
+from rtsam_jax.report.results_html import Picture, write_results_page
+from rtsam_jax.report.results_tables import INTERVAL_NOTE, TitledTable
 from rtsam_jax.report.tables import Cell, Table, render, write_csv
 
 COLOURS = (canvas.BLUE, canvas.GREEN, canvas.VERMILION, canvas.PURPLE)
@@ -27,13 +30,19 @@ _IN_A_ROW = 3  # panels; more of them make a square
 
 
 def write_click_results(
-    folder: Path, interactions: Sequence[Interaction], *, heading: str, notes: Sequence[str] = ()
+    folder: Path,
+    interactions: Sequence[Interaction],
+    *,
+    heading: str,
+    kind: str,
+    notes: Sequence[str] = (),
 ) -> str:
-    """Writes `curves.csv`, `clicks.csv`, `summary.csv`, `summary.md` and `curves.png`.
+    """Writes `curves.csv`, `clicks.csv`, `summary` (CSV, Markdown, LaTeX), a picture and a page.
 
     Args:
         interactions: at least one, all with the same number of clicks.
         heading: dataset and its kind, split.
+        kind: of the labels, as for `write_results_page`.
         notes: sentences below the tables.
 
     Returns:
@@ -44,12 +53,45 @@ def write_click_results(
     write_csv(click_rows(interactions), folder / "clicks.csv")
     write_csv(summary_rows(summaries), folder / "summary.csv")
     shown = [s for s in summaries if s.task != ALL_TASKS or len({s.task for s in summaries}) > 2]
-    text = "\n".join(f"{title}\n\n{render(table)}" for title, table in summary_tables(shown))
+    tables = summary_tables(shown)
+    text = "\n".join(f"{title}\n\n{render(table)}" for title, _, table in tables)
     text += "".join(f"\n{note}\n" for note in (INTERVAL_NOTE, *notes))
     with written_whole(folder / "summary.md") as beside:
         beside.write_text(f"# {heading}\n\n{text}", encoding="utf-8")
+    with written_whole(folder / "summary.tex") as beside:
+        beside.write_text(_latex(heading, tables), encoding="utf-8")
     plot_click_curves(shown, heading, folder / "curves.png")
+    write_results_page(
+        folder / "report.html",
+        heading=f"Corrections by clicks: {heading}",
+        kind=kind,
+        notes=[INTERVAL_NOTE, *notes],
+        tables=tables,
+        plots=[Picture(folder / "curves.png", "Dice over clicks")],
+        pictures=[],
+        cases=TitledTable("Cases", "", case_table(interactions)),
+    )
     return text
+
+
+def _latex(heading: str, tables: Sequence[TitledTable]) -> str:
+    parts = ["% \\usepackage{booktabs,graphicx}\n"]
+    for number, (title, _, table) in enumerate(tables, 1):
+        caption = f"{title}: {heading}. {INTERVAL_NOTE}"
+        parts.append(latex(table, caption=caption, label=f"tab:clicks-{number}"))
+    return "\n".join(parts)
+
+
+def case_table(interactions: Sequence[Interaction]) -> Table:
+    """One line per case and user: Dice before and after all clicks, their area, and how many."""
+    rows = tuple(
+        (i.task, i.case, i.user, i.dice[0], i.dice[-1], auc(i.dice), len(i.clicks))
+        for i in interactions
+    )
+    last = f"Dice after {len(interactions[0].dice) - 1}"
+    return Table(
+        ("Task", "Case", "User", "Dice, no click", last, "Area (0 to 1)", "Clicks made"), rows
+    )
 
 
 def curve_rows(interactions: Sequence[Interaction]) -> Table:
@@ -82,8 +124,8 @@ def summary_rows(summaries: Sequence[UserSummary]) -> Table:
     return Table(("task", "user", "measure", "n", "mean", "low", "high"), tuple(rows))
 
 
-def summary_tables(summaries: Sequence[UserSummary]) -> list[tuple[str, Table]]:
-    """What a reader is shown, with a title each: means with intervals, failures as counts.
+def summary_tables(summaries: Sequence[UserSummary]) -> list[TitledTable]:
+    """What a reader is shown: means with intervals, failures as counts.
 
     Args:
         summaries: at least one.
@@ -91,8 +133,9 @@ def summary_tables(summaries: Sequence[UserSummary]) -> list[tuple[str, Table]]:
     clicks = len(summaries[0].dice) - 1
     after = f"after {clicks}"
     tables = [
-        (
+        TitledTable(
             "Mean (95 % interval by patient)",
+            "",
             _table(
                 summaries,
                 {
@@ -104,9 +147,10 @@ def summary_tables(summaries: Sequence[UserSummary]) -> list[tuple[str, Table]]:
                 },
             ),
         ),
-        (
+        TitledTable(
             f"Clicks until a Dice is reached (NoC, {clicks} where it never is), and how many cases "
             "never reach it (NoF)",
+            "",
             _target_table(summaries),
         ),
     ]
@@ -118,10 +162,11 @@ def summary_tables(summaries: Sequence[UserSummary]) -> list[tuple[str, Table]]:
             "NSD at 2 mm, final": "cvpr_nsd_2mm_final",
         }
         title = f"As the CVPR 2025 challenge measures, over the first {CHALLENGE_CLICKS} clicks"
-        tables.append((title, _table(summaries, columns)))
+        tables.append(TitledTable(title, "", _table(summaries, columns)))
     tables.append(
-        (
+        TitledTable(
             "Mean Dice after so many clicks",
+            "",
             Table(
                 ("Task", "User", *map(str, range(clicks + 1))),
                 tuple((of.task, of.user, *(point.mean for point in of.dice)) for of in summaries),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rtsam_jax.metrics.case import MEASURES, MORE_MEASURES, CaseMetrics
-from rtsam_jax.metrics.paired import paired_bootstrap, wilcoxon
+from rtsam_jax.metrics.paired import left_out, paired_bootstrap, wilcoxon
 from rtsam_jax.metrics.strata import STRATA, size_strata
 from rtsam_jax.metrics.summary import ALL_TASKS, Aggregate, TaskSummary, of_task, summarise
 from rtsam_jax.report.tables import (
@@ -23,6 +23,7 @@ from rtsam_jax.report.tables import (
     Table,
     number,
     p_value,
+    render,
     signed,
     task_summaries,
 )
@@ -43,9 +44,9 @@ STRUCTURES_NOTE = (
     "cases that come with the structure."
 )
 DIFFERENCE_NOTE = (
-    "First method less the other on the same cases: mean, 95 % bootstrap interval over patients, "
-    "and p of a two-sided Wilcoxon signed-rank test over patients; not corrected for the number of "
-    "comparisons."
+    "First method less the other on the same cases: pairs compared (n), mean, 95 % bootstrap "
+    "interval over patients, and p of a two-sided Wilcoxon signed-rank test over patients; not "
+    "corrected for the number of comparisons."
 )
 _STRATA_MEASURES = ("recall", "hd95_mm", "nsd_2mm", "lesion_recall")
 COMPARED = ("dice", "hd95_mm")  # in tables of differences; a CSV holds all measures
@@ -66,7 +67,9 @@ class Difference(NamedTuple):
     method: str
     other: str
     measure: str
-    n: int
+    n: int  # pairs compared
+    left_out: int  # pairs beside these: a method's mask and the truth are both empty
+    left_out_missed: int  # of these, where the other method marks something
     mean: float
     low: float
     high: float
@@ -88,7 +91,11 @@ def results_tables(methods: Methods, differences: Sequence[Difference]) -> list[
         ),
         TitledTable("By lesion size", STRATA_NOTE, _strata_table(methods)),
         TitledTable("False positives in structures", STRUCTURES_NOTE, _structure_table(methods)),
-        TitledTable("Paired differences", DIFFERENCE_NOTE, difference_table(differences)),
+        TitledTable(
+            "Paired differences",
+            " ".join([DIFFERENCE_NOTE, *_left_out_note(differences)]),
+            difference_table(differences),
+        ),
     ]
     return [table for table in tables if table.table.rows]
 
@@ -114,8 +121,9 @@ def find_differences(
             a, b = of_task(own, task), of_task(theirs, task)
             for measure in measures:
                 mean, low, high = paired_bootstrap(a, b, measure)
-                p = wilcoxon(a, b, measure)
-                found.append(Difference(task, first, name, measure, len(a), mean, low, high, p))
+                p, out = wilcoxon(a, b, measure), left_out(a, b, measure)
+                numbers = (len(a) - out.pairs, *out, mean, low, high, p)
+                found.append(Difference(task, first, name, measure, *numbers))
     return found
 
 
@@ -126,23 +134,48 @@ def same_cases(a: Sequence[CaseMetrics], b: Sequence[CaseMetrics]) -> bool:
 
 
 def difference_table(differences: Sequence[Difference]) -> Table:
-    """One row per task and other method: the difference in Dice and HD95."""
-    header = ["Task", "Difference", "n"]
+    """One row per task and other method: the difference in Dice and HD95, each with its n."""
+    header = ["Task", "Difference"]
     for measure in COMPARED:
-        header += [TITLES[measure], "95 % interval", "p"]
+        header += ["n", TITLES[measure], "95 % interval", "p"]
     rows: dict[tuple[str, str], list[Cell]] = {}
     # Task by task, as in the other tables.
     tasks = list(dict.fromkeys(found.task for found in differences))
     for found in sorted(differences, key=lambda found: tasks.index(found.task)):
         if found.measure in COMPARED:
             key = (found.task, f"{found.method} - {found.other}")
-            row = rows.setdefault(key, [*key, found.n])
+            row = rows.setdefault(key, [*key])
             row += [
+                found.n,
                 signed(found.mean, found.measure),
                 _interval(found, found.measure, signed),
                 p_value(found.p),
             ]
     return Table(tuple(header), tuple(map(tuple, rows.values())))
+
+
+def _left_out_note(differences: Sequence[Difference]) -> list[str]:
+    """A sentence on the pairs that differences of distances leave out, if any does."""
+    # What comes last is over all tasks.
+    last = {(d.method, d.other): d for d in differences if d.measure == "hd95_mm"}
+    said = [
+        f"{d.method} - {d.other} {d.left_out} of {d.n + d.left_out} pairs, {d.left_out_missed} of "
+        "them with a miss of the other method"
+        for d in last.values()
+        if d.left_out
+    ]
+    return said and [
+        "Where a method's mask and the truth are both empty there is no surface, so HD95, ASSD, "
+        f"MASD and NSD leave out: {'; '.join(said)}. Dice counts these."
+    ]
+
+
+def render_differences(methods: Methods) -> str:
+    """`difference_table` of the first method and every other one, and what it leaves out."""
+    differences = find_differences(methods, COMPARED)
+    return render(difference_table(differences)) + "".join(
+        f"\n{sentence}\n" for sentence in _left_out_note(differences)
+    )
 
 
 def difference_rows(differences: Sequence[Difference]) -> Table:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from flax import nnx
 
 from rtsam_jax.config import ExperimentConfig, MeshConfig
+from rtsam_jax.data.selection import require_split
 from rtsam_jax.errors import ConfigError, UnreadableFile
 from rtsam_jax.flags import check_types
 from rtsam_jax.models.sam3d import SAM3D
@@ -44,8 +45,12 @@ def load_scoring_config(
     """`load_run_config`, to score held-out cases.
 
     Args:
-        split: which; "" is the run's own.
+        split: which, as `--split` named it; "" is the run's own.
         language_model: where the run's lies now; "" is where it lay.
+
+    Raises:
+        SplitError: that split has no case.
+        RTSamError: of the run or, where a split is named, its dataset.
     """
     cfg = load_run_config(run)
     if language_model:
@@ -54,6 +59,8 @@ def load_scoring_config(
         cfg.data.eval_split, cfg.data.inner_folds, cfg.data.inner_fold = split, 0, -1
     cfg.evaluate = True  # so that a split without cases is an error
     cfg.data.builder, cfg.data.builder_cases = "", 0  # a dataset that is gone is not made anew
+    if split:
+        require_split(cfg)
     return cfg
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from rtsam_jax.ablation.plan import Plan, folds, make_plan, seeds
+from rtsam_jax.ablation.plan import Plan, folds, make_plan, seeds, with_earlier
 from rtsam_jax.ablation.record import (
     Record,
     make_record,
@@ -21,9 +22,10 @@ from rtsam_jax.ablation.record import (
 )
 from rtsam_jax.ablation.results import results_of
 from rtsam_jax.ablation.runner import Failed
+from rtsam_jax.ablation.tables import left_out_note
 from rtsam_jax.ablation.variants import STUDIES
 from rtsam_jax.data.json_file import write_json
-from rtsam_jax.data.selection import load_run_data
+from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import UnreadableFile
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.report.tables import case_rows, write_csv
@@ -112,7 +114,8 @@ def test_a_miss_counts_with_its_diagonal() -> None:
     own = {"seed0": [measured(*CASES[0], 0.0, **far), measured(*CASES[2], 0.5)]}
     found = results_of(STUDIES["text"], {"base": own, "base-t": {}})
     (whole,) = [result for result in found if result.task == "all"]
-    assert whole.missed == 1 and whole.estimates["hd95_mm"].mean == pytest.approx((100 + 5) / 2)
+    assert (whole.missed, whole.scored) == (1, 2)
+    assert whole.estimates["hd95_mm"].mean == pytest.approx((100 + 5) / 2)
 
 
 @pytest.fixture(scope="module")
@@ -133,16 +136,25 @@ def plan(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Plan:
     return plan
 
 
+def data_of(plan: Plan) -> dict[str, RunData]:
+    """By replicate; a fold of so few cases need not teach every task that it scores."""
+    runs = {run.replicate.name: run for run in plan.runs}
+    return {
+        name: load_run_data(dataclasses.replace(run.cfg, evaluate=False))
+        for name, run in runs.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def record(plan: Plan) -> Record:
     failed = [Failed(next(run for run in plan.runs if run.variant == "base-id"), "out of luck")]
-    return make_record(["--config", "c.py"], plan, load_run_data(plan.cfg), failed)
+    return make_record(["--config", "c.py"], plan, data_of(plan), failed)
 
 
 def test_the_tables_say_what_was_measured_and_what_is_not_there(record: Record) -> None:
     lines = [" ".join(line.split()) for line in text(record).splitlines()]
     assert (
-        "| Base | 2 | 3 | 0 | 0.500 ± 0.141 [0.400, 0.700] | 0.356 ± 0.131 | 0.500 ± 0.141 "
+        "| Base | 2 | 3 | 0 of 6 | 0.500 ± 0.141 [0.400, 0.700] | 0.356 ± 0.131 | 0.500 ± 0.141 "
         "| 0.500 ± 0.141 | 5.00 ± 1.41 | 0.50 ± 0.14 |"
     ) in lines
     assert "| Base-T-B | 0 of 2 | - | - | - | - | - | - | - | - |" in lines
@@ -152,7 +164,48 @@ def test_the_tables_say_what_was_measured_and_what_is_not_there(record: Record) 
     assert "tiny (synthetic), tasks orn, ce, crn" in whole
     assert "each variant as seed0, seed1" in whole and "1:01 (median, 0:01:01 at most" in whole
     assert "Failed: base-id/seed0." in whole
-    assert "pretraining" not in whole
+    assert "4 training cases, 2 held out (2 patients, test). Synthetic" in whole
+    assert "cores, a run's share of which was not recorded; Python" in whole
+    assert "pretraining" not in whole and "earlier commands" not in whole
+
+
+def test_pairs_that_a_distance_leaves_out_are_told() -> None:
+    """One case has no lesion: the row leaves it empty, the other one does not."""
+    study = STUDIES["text"]
+    empty = {"hd95_mm": math.nan, "both_empty": True}
+    mine = [measured("1", "p", "orn", 0.6), measured("2", "q", "orn", 1.0, **empty)]
+    theirs = [measured("1", "p", "orn", 0.5), measured("2", "q", "orn", 0.0, missed=True)]
+    results = results_of(study, {"base": {"seed0": theirs}, "base-t": {"seed0": mine}})
+    whole = results[-1].differences
+    assert (whole["dice"].left_out, whole["hd95_mm"].left_out) == (0, 1)
+    assert "leave out pairs of cases: Base-T 1. Dice counts these." in left_out_note(results)
+    scores = {"base": {"seed0": theirs[:1]}, "base-t": {"seed0": mine[:1]}}
+    assert left_out_note(results_of(study, scores)) == ""
+
+
+def test_the_cores_that_runs_had_are_said(plan: Plan, record: Record) -> None:
+    done = [run for run in plan.runs if run.done]
+    before = [run.done_file.read_text() for run in done]
+    try:
+        for each, share in zip(done, (1, 2, 1, 1), strict=True):
+            write_json(each.done_file, {"seconds": 61.0, "resumed": False, "cores": share})
+        assert ", 1 to 2 cores a run; Python" in settings(record)
+        for each in done:
+            write_json(each.done_file, {"seconds": 61.0, "resumed": False, "cores": 1})
+        assert ", 1 core a run; Python" in settings(record)
+    finally:
+        for each, content in zip(done, before, strict=True):
+            each.done_file.write_text(content)
+
+
+def test_folds_are_described_together(plan: Plan, tmp_path: Path) -> None:
+    arguments = [*plan.runs[0].arguments[:2], f"--config.out={tmp_path / 'out'}"]
+    folded = make_plan(arguments, ["text"], folds(2))
+    record = make_record([], folded, data_of(folded), [])
+    sides = [(len(data.train), len(data.held_out)) for data in record.data.values()]
+    assert sides == [(1, 3), (3, 1)]
+    said = "1 to 3 training cases a run, 4 held out over all runs (3 patients, inner0of2, inner1of2"
+    assert said in settings(record)
 
 
 def test_what_all_runs_start_from_is_said(plan: Plan, tmp_path: Path) -> None:
@@ -160,7 +213,7 @@ def test_what_all_runs_start_from_is_said(plan: Plan, tmp_path: Path) -> None:
     for replicates, whose in ((seeds([0, 1]), "that all share"), (folds(2), "of its own")):
         started = make_plan(arguments, ["text"], replicates, pretrain_steps=7)
         write_json(started.pretraining[0].done_file, {"seconds": 83.0, "resumed": False})
-        said = settings(make_record([], started, load_run_data(started.cfg), []))
+        said = settings(make_record([], started, data_of(started), []))
         assert f"starts from a pretraining {whose}: 7 steps (0:01:23) on the same" in said
 
 
@@ -209,10 +262,9 @@ def test_a_document_gets_tables_and_pictures_between_its_marks(
 
 
 def test_a_patients_masks_do_not_go_into_a_document(record: Record, tmp_path: Path) -> None:
-    import dataclasses
-
-    dataset = dataclasses.replace(record.data.dataset, kind="surrogate")
-    real = dataclasses.replace(record, data=dataclasses.replace(record.data, dataset=dataset))
+    dataset = dataclasses.replace(record.dataset, kind="surrogate")
+    data = {n: dataclasses.replace(of, dataset=dataset) for n, of in record.data.items()}
+    real = dataclasses.replace(record, data=data)
     pictures = write_files(real)
     assert "fig7" in [picture.stem for picture in pictures]
     write_document(real, tmp_path / "results.md", "x", pictures)
@@ -229,3 +281,28 @@ def test_a_damaged_note_of_a_runs_end_is_named(plan: Plan, record: Record) -> No
             text(record)
     finally:
         run.done_file.write_text(before)
+
+
+def test_no_study_stands_alone_beside_what_earlier_commands_left(
+    plan: Plan, record: Record
+) -> None:
+    """Those that have runs are in the tables again; of others no picture or page stays."""
+    write_files(record)
+    arguments = [*plan.runs[0].arguments[:2], f"--config.out={plan.out}"]
+    for numbers, earlier in (([0, 1], ("components", "text")), ([7], ())):
+        asked, whole = (
+            make_plan(arguments, names, seeds(numbers)) for names in (["loss"], STUDIES)
+        )
+        shown = with_earlier(asked, whole)
+        assert shown.earlier == earlier
+        assert [study.name for study in shown.studies] == [*earlier, "loss"]
+        write_files(make_record([], shown, data_of(shown), []))
+        for name in ("components", "text", "tau"):
+            assert (plan.out / "studies" / name / "report.html").is_file() == (name in earlier)
+            picture = plan.out / "figures" / f"{STUDIES[name].figure}.png"
+            assert picture.is_file() == (name in earlier)
+        assert not (plan.out / "figures" / "fig7.png").exists()
+        with (plan.out / "results.csv").open() as file:
+            assert {row["study"] for row in csv.DictReader(file)} == set(earlier)
+        said = (plan.out / "results.md").read_text()
+        assert ("Of earlier commands in this folder: components, text." in said) == bool(earlier)

@@ -106,6 +106,7 @@ def test_what_was_resumed_is_told_from_what_took_its_whole_time(tmp_path: Path) 
     found = [json.loads(run_of(tmp_path, name).done_file.read_text()) for name in names]
     assert [about["resumed"] for about in found] == [True, False]
     assert all(about["seconds"] > 0.1 for about in found)
+    assert {about["cores"] for about in found} == {len(CORES)}
 
 
 def test_a_signal_saves_the_runs_under_way_and_starts_no_other(tmp_path: Path) -> None:

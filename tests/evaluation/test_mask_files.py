@@ -93,6 +93,24 @@ def test_places_are_named_or_called_after_their_folder() -> None:
         named_places(["a/p", "b/p"])
 
 
+def test_a_place_may_have_an_equals_sign_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path / "lr=1" / "x" / "a.nii")
+    touch(tmp_path / "a_lr=1.nii")
+    places = ["lr=1/x", "runs/lr=2/y", "{case}_lr=1.nii", "m=runs/lr=1/x"]
+    assert list(named_places(places).items()) == [
+        ("x", "lr=1/x"),
+        ("y", "runs/lr=2/y"),
+        ("{case}_lr=1.nii", "{case}_lr=1.nii"),
+        ("m", "runs/lr=1/x"),
+    ]
+    for bad in ("=m/a", "a=", "=", ""):
+        with pytest.raises(ConfigError, match="lacks a name or a place"):
+            named_places([bad])
+
+
 def test_values_are_whole_numbers_with_a_name_or_their_own() -> None:
     assert parse_values(["1=orn", "3"]) == {"orn": 1, "3": 3}
     for bad in (["0"], ["-1=a"], ["x=a"], ["1=a", "2=a"], ["1=all"], ["1=a/b"], ["1.5"]):
@@ -111,6 +129,8 @@ def test_owners_may_have_several_cases_and_cases_several_tasks(tmp_path: Path) -
 @pytest.mark.parametrize(
     "text",
     [
+        "",
+        "case,patient\n",
         "case\na\n",
         "case,patient\na,\n",
         "case,patient\na\n",

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from rtsam_jax.data.nifti import Volume, write_volume
-from rtsam_jax.errors import ConfigError, MissingFile, OutputExists, RTSamError, VolumeError
+from rtsam_jax.errors import (
+    ConfigError,
+    MissingFile,
+    NotWritable,
+    OutputExists,
+    RTSamError,
+    UnreadableFile,
+    VolumeError,
+)
 from rtsam_jax.evaluation.mask_files import Owner
 from rtsam_jax.evaluation.mask_folders import MaskFolders, evaluate_masks
 from tests.tiny import run_module
@@ -104,6 +112,22 @@ def test_every_value_is_a_task(place: Path) -> None:
             run(place, "near", values=values, owners=owners)
 
 
+def test_a_value_of_no_file_is_an_error_and_one_of_no_scored_case_is_said(place: Path) -> None:
+    for i in range(4):
+        save(place / "truth" / f"c{i}.nii.gz", block(3))
+    values = {"orn": 1, "typo": 8}
+    with pytest.raises(ConfigError, match=r"holds the value 8 \(task typo\)"):
+        run(place, "near", values=values)
+    assert not (place / "out").exists()
+    save(place / "near" / "c3.nii.gz", block(4) + block(9, size=2, value=8))
+    run(place, "near", values=values)
+    assert not any("Task" in note for note in results(place)["notes"])
+    owners = {f"c{i}": Owner("p", ("orn", "typo") if i < 2 else ("orn",)) for i in range(4)}
+    run(place, "near", values=values, owners=owners)
+    [note] = results(place)["notes"]
+    assert note.startswith("Task typo is in no truth and in no mask of its cases")
+
+
 def test_a_missing_prediction_is_empty_only_where_that_is_said(place: Path) -> None:
     (place / "far" / "c2.nii.gz").unlink()
     with pytest.raises(MissingFile, match=r"far has no mask for c2 \(1 in all\)"):
@@ -148,6 +172,46 @@ def test_overlays_are_drawn_on_images_where_there_are_any(place: Path) -> None:
     run(place, figures=1, images=str(place / "images" / "{case}_0000.nii.gz"))
     drawn = matplotlib.image.imread(place / "out" / "figures" / "c0_mask.png")
     assert np.abs(drawn - black).mean() > 0.02
+
+
+def test_an_infinite_distance_is_the_diagonal_of_the_image_where_there_is_one(place: Path) -> None:
+    save(place / "far" / "c0.nii.gz", block(0, size=0))
+    save(place / "far" / "c1.nii.gz", block(0, size=0))
+    save(place / "images" / "c0.nii", np.ones((30, 20, 10), np.float32), np.diag([1, 2, 4, 1]))
+    found = run(place, "far", images=str(place / "images"))["far"]
+    assert found[0].value("hd95_mm") == pytest.approx(np.linalg.norm([30, 40, 40]))
+    assert found[1].value("hd95_mm") == pytest.approx(np.linalg.norm([12, 12, 20]))
+    (place / "images" / "c0.nii").write_bytes(b"no")
+    with pytest.raises(UnreadableFile, match="c0.nii"):
+        run(place, "far", images=str(place / "images"))
+
+
+def test_only_what_an_evaluation_of_masks_wrote_is_replaced(place: Path) -> None:
+    run(place, figures=2)
+    mine = place / "out" / "figures" / "mine.png"
+    mine.touch()
+    (place / "out" / ".hidden").touch()
+    run(place, figures=1)
+    assert sorted(path.name for path in mine.parent.iterdir()) == ["c0_mask.png", "mine.png"]
+    for name, text in (("studies", ""), ("results.json", '{"studies": []}')):
+        (place / "out" / name).write_text(text)
+        before = {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*")}
+        with pytest.raises(OutputExists, match=name):
+            run(place)
+        assert before == {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*")}
+        (place / "out" / name).unlink()
+    with pytest.raises(OutputExists, match="results.json"):
+        run(place)
+
+
+@pytest.mark.parametrize("where", ["file", "file/below", "/proc/none"])
+def test_a_place_that_cannot_be_written_is_refused_before_scoring(
+    place: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "file").touch()
+    with pytest.raises(NotWritable, match="cannot be written"):
+        evaluate_masks(folders(place), place / where, kind="synthetic", figures=0)
+    assert "evaluated" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rtsam_jax.metrics.paired import paired_bootstrap, wilcoxon
+from rtsam_jax.metrics.paired import LeftOut, left_out, paired_bootstrap, wilcoxon
 from tests.made_up import made_up
 
 
@@ -61,6 +61,14 @@ def test_bootstrap_of_distances_uses_the_diagonal_and_leaves_out_nan() -> None:
     b = [made_up("a", 30.0), made_up("b", 7.0), made_up("c", 30.0)]
     assert paired_bootstrap(a, b, "hd95_mm", resamples=20) == (70.0, 70.0, 70.0)
     assert all(math.isnan(v) for v in paired_bootstrap(a[1:2], b[1:2], "hd95_mm"))
+
+
+def test_pairs_without_a_distance_are_counted_and_so_are_the_misses_among_them() -> None:
+    nothing = dict(hd95_mm=math.nan, both_empty=True)
+    a = [made_up("a"), made_up("b", **nothing), made_up("c", **nothing), made_up("d", math.inf)]
+    b = [made_up("a"), made_up("b", math.inf, missed=True), a[2], made_up("d")]
+    assert left_out(a, b, "hd95_mm") == left_out(b, a, "hd95_mm") == LeftOut(2, 1)
+    assert left_out(a, b, "dice") == LeftOut(0, 0)
 
 
 def test_one_patient_has_a_mean_but_no_interval() -> None:

@@ -106,7 +106,7 @@ def test_bad_arguments_are_refused() -> None:
         hd95(mask, mask[:2], spacing_mm=ISOTROPIC)
     with pytest.raises(TypeError, match="spacing_mm"):
         hd95(mask, mask)
-    for spacing in ((1, 1), (1, 1, 0), (1, 1, -2), (1, 1, math.nan)):
+    for spacing in ((1, 1), (1, 1, 0), (1, 1, -2), (1, 1, math.nan), "abc", (1, (1, 2), 1)):
         with pytest.raises(VolumeError, match="spacing_mm"):
             hd95(mask, mask, spacing_mm=spacing)
 

@@ -12,6 +12,7 @@ from rtsam_jax.report.results_tables import (
     difference_rows,
     difference_table,
     find_differences,
+    render_differences,
     results_tables,
 )
 from rtsam_jax.report.tables import Table
@@ -117,6 +118,24 @@ def test_differences_are_of_the_first_method_to_each_other_one() -> None:
     assert found["n"] == 9 and found["Dice"] == "-0.100" and found["HD95 (mm)"] == "+0.00"
     assert row(table, "ce")["95 % interval"] == "-"  # one patient
     assert len(difference_rows(differences).rows) == len(differences)
+
+
+def test_differences_say_which_pairs_they_leave_out() -> None:
+    """The truth of c is empty: one method is right, the other marks something there."""
+    own = [made_up("a", 0.5), made_up("b", 0.7), EMPTY, made_up("d", 0.7, task="ce")]
+    flood = [*own[:2], made_up("c", 0.0, hd95_mm=math.inf, missed=True), own[3]]
+    methods = {"model": own, "flood": flood, "same": own[:2]}
+    differences = find_differences(methods)
+    [found] = [d for d in differences if (d.task, d.measure) == ("orn", "hd95_mm")]
+    assert (found.n, found.left_out, found.left_out_missed) == (2, 1, 1)
+    [dice] = [d for d in differences if (d.task, d.measure) == ("all", "dice")]
+    assert (dice.n, dice.left_out, dice.mean) == (4, 0, 0.25)
+    [titled] = [t for t in results_tables(methods, differences) if t.title == "Paired differences"]
+    everything = next(row for row in titled.table.rows if row[0] == "all")
+    assert [c for c, h in zip(everything, titled.table.header, strict=True) if h == "n"] == [4, 3]
+    said = "leave out: model - flood 1 of 4 pairs, 1 of them with a miss of the other method."
+    assert said in titled.note and said in render_differences(methods)
+    assert "leave out" not in render_differences({"model": own[:2], "same": own[:2]})
 
 
 def test_case_table_names_every_case_and_its_fate() -> None:
