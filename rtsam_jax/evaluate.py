@@ -94,16 +94,12 @@ def compare(
 def _run_parser() -> argparse.ArgumentParser:
     parser = _parser()
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained run")
-    parser.add_argument(
-        "--split", default="", help="split; default: the run's own, of --calibrate val"
-    )
+    parser.add_argument("--split", help="split; default: the run's own, of --calibrate val")
     parser.add_argument(
         "--probe", nargs="+", default=(), choices=PROBES, help="also score with another prompt"
     )
     parser.add_argument("--against", type=Path, help="another run, evaluated on the same split")
-    parser.add_argument(
-        "--language-model", default="", help="where the run's language model lies now"
-    )
+    parser.add_argument("--language-model", help="where the run's language model lies now")
     parser.add_argument("--calibrate", action="store_true", help="fit the confidence on the split")
     parser.add_argument(
         "--repeats",
@@ -175,20 +171,28 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--repeats is {arguments.repeats}, but it must be 0 or above.")
     calibrate_run(
         arguments.run,
-        split=arguments.split,
-        language_model=arguments.language_model,
+        split=arguments.split or "",
+        language_model=arguments.language_model or "",
         repeats=arguments.repeats,
     )
 
 
 def _evaluate_run(arguments: argparse.Namespace) -> None:
+    for option, value in (
+        ("--split", arguments.split),
+        ("--language-model", arguments.language_model),
+    ):
+        if value == "":  # as an unset variable of a shell leaves it
+            raise ConfigError(f"{option} is empty; give it a value, or leave it out.")
     require_alone(os.environ)
     keep_compiled_programs()
     if arguments.calibrate:
         _calibrate(arguments)
         return
     cfg = load_scoring_config(
-        arguments.run, split=arguments.split, language_model=arguments.language_model
+        arguments.run,
+        split=arguments.split or "",
+        language_model=arguments.language_model or "",
     )
     require_dose_boxes(arguments.run, cfg)
     data = load_run_data(cfg)
@@ -205,9 +209,17 @@ def _evaluate_run(arguments: argparse.Namespace) -> None:
     predict = load_predictor(cfg, data.tasks, prompts)
     training = prepare_training(cfg, data)
     labelled = [case for case in data.held_out if case.label is not None]
-    seen = those_among(read_seen(arguments.run) or frozenset(), labelled, cache_root(cfg))
+    seen = read_seen(arguments.run)
     found = evaluate_held_out(
-        cfg, data, predict, prompts, training, arguments.run, recorded, seen=seen
+        cfg,
+        data,
+        predict,
+        prompts,
+        training,
+        arguments.run,
+        recorded,
+        seen=those_among(seen, labelled, cache_root(cfg)),
+        doubt=seen.doubt,
     )
     for probe in prompts.probes:
         told = found[probe_name(probe)]

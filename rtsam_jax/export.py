@@ -21,7 +21,8 @@ def run(arguments: argparse.Namespace) -> None:
     # A model that was named must be there; one that is only remembered may have stayed behind.
     place = trained.cfg.prompt.language_model
     texts = bool(arguments.language_model) or Path(place).is_dir()
-    write_export(trained, arguments.out, platforms=arguments.platforms, texts=texts)
+    platforms = [*dict.fromkeys(arguments.platforms)]
+    write_export(trained, arguments.out, platforms=platforms, texts=texts)
     for warning in trained.warnings:
         print(f"warning: {warning}")
     if trained.about.text_width and not texts:
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"warning: the language model {place} is not here, so {TEXTS} is left out; name its "
             f"folder with --language-model."
         )
-    print(f"{arguments.out}: step {trained.step}, for {', '.join(arguments.platforms)}")
+    print(f"{arguments.out}: step {trained.step}, for {', '.join(platforms)}")
     for file in sorted(arguments.out.iterdir()):
         print(f"  {file.name:<20} {file.stat().st_size / 1e6:10.3f} MB")
 

@@ -68,7 +68,7 @@ from rtsam_jax.training.run import (
     total_samples,
     total_steps,
 )
-from rtsam_jax.training.seen import require_unseen, write_seen
+from rtsam_jax.training.seen import read_seen, require_unseen, write_seen
 from rtsam_jax.training.sharding import batch_rows, make_mesh, replicated, row_share
 from rtsam_jax.training.state import Built, build, require_encoder_weights
 from rtsam_jax.training.step import make_train_step
@@ -124,7 +124,8 @@ def run(cfg: ExperimentConfig) -> Built:
             params = whole(nnx.merge_state(built.state.trained, built.frozen))
             if is_first():  # the others wait for its end
                 predict = make_crop_predictor(built.graphdef, params, cfg, prompts.table)
-                evaluate_held_out(cfg, data, predict, prompts, cases, folder)
+                doubt = read_seen(folder).doubt
+                evaluate_held_out(cfg, data, predict, prompts, cases, folder, doubt=doubt)
     return built
 
 

@@ -28,7 +28,7 @@ from rtsam_jax.prediction.segmenter import Click, Prompts, Segmenter
 from rtsam_jax.prediction.trained import load_trained
 from rtsam_jax.training.model_file import write_calibration
 from rtsam_jax.training.run import fingerprints, open_run_folder, prepare_training
-from rtsam_jax.training.seen import write_seen
+from rtsam_jax.training.seen import read_seen, write_seen
 from tests.prediction.observed import cohort
 from tests.prediction.random_run import save_random_run
 from tests.tiny import tiny_config
@@ -45,6 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path:
     data = load_run_data(cfg)
     with open_run_folder(cfg, fingerprints(data.train, cache_root(cfg))) as run:
         save_random_run(run, cfg)
+        write_seen(run, cfg, data.train)
     return folder
 
 
@@ -145,7 +146,7 @@ def test_one_that_fails_leaves_the_calibration_that_is_there(
     ],
 )
 def test_the_split_is_val_where_the_run_can_be_calibrated_on_it(
-    place: Path, patients: tuple[str, ...], expected: str
+    place: Path, tmp_path: Path, patients: tuple[str, ...], expected: str
 ) -> None:
     cfg = tiny_config(place / "dataset")
     data = load_run_data(cfg)
@@ -154,7 +155,10 @@ def test_the_split_is_val_where_the_run_can_be_calibrated_on_it(
         for case in data.dataset.cases
     ]
     data = dataclasses.replace(data, dataset=dataclasses.replace(data.dataset, cases=tuple(cases)))
-    assert calibration_cases._default_split(cfg, data) == expected
+    seen = read_seen(place / "run")
+    assert calibration_cases._default_split(cfg, data, seen) == expected
+    write_seen(tmp_path, cfg, [case for case in cases if case.patient == "p3"])
+    assert calibration_cases._default_split(cfg, data, read_seen(tmp_path)) == ""
 
 
 def test_it_is_done_on_val_and_tried_on_another_split_where_there_is_one(
@@ -230,8 +234,35 @@ def test_nobody_that_an_ancestor_was_trained_on_is_calibrated_on(
     cfg = tiny_config(place / "dataset", out=str(run))
     data = load_run_data(cfg)
     write_seen(run, cfg, [*data.train, data.held_out[0]])
-    with pytest.raises(ConfigError, match=rf"1 of the 2 cases .*\({data.held_out[0].id}\)"):
+    named = rf"1 of the 2 cases .*\({data.held_out[0].id}\).*; name another split with --split\.$"
+    with pytest.raises(ConfigError, match=named):
         command(monkeypatch, run)
+
+
+def test_whom_it_was_trained_on_may_not_be_known(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parent, run = tmp_path / "parent", tmp_path / "run"
+    for copy in (parent, run):
+        shutil.copytree(place / "run", copy)
+    (parent / "train_images.txt").unlink()
+    cfg = tiny_config(place / "dataset", model__checkpoint=str(parent))
+    write_seen(run, cfg, load_run_data(cfg).train)
+    record = json.loads((run / "run.json").read_text())
+    del record["train_cases"]
+    (run / "run.json").write_text(json.dumps(record))
+    command(monkeypatch, run, "--repeats", "0")
+    said = capsys.readouterr().out
+    doubts = ("run.json does not record the training cases", "has no complete train_images.txt")
+    report = (run / "evaluation" / "test" / "calibration" / "calibration.md").read_text()
+    assert all(doubt in text for text in (said, report) for doubt in doubts)
+    assert said.count("cannot be told\n") == report.count("cannot be told.\n") == 2
+    monkeypatch.setattr("sys.argv", ["evaluate", "--run", str(run)])
+    evaluate.main()
+    assert f"{run} {doubts[1]}" in (run / "evaluation" / "test" / "tables.md").read_text()
 
 
 def test_boxes_around_labels_are_none_that_predictions_have(
@@ -338,7 +369,8 @@ def test_a_reason_says_what_the_calibration_had_none_of(
     ("options", "error", "named"),
     [
         (("--split", "train"), ConfigError, "was trained on the split 'train'"),
-        (("--split", "tset"), SplitError, "'tset'"),
+        (("--split", "tset"), SplitError, r"'tset' .*: name one with --split\.$"),
+        (("--split", ""), ConfigError, "--split is empty; give it a value, or leave it out"),
         (("--probe", "task"), ConfigError, "--calibrate scores nothing"),
         (("--repeats", "-1"), ConfigError, "--repeats is -1"),
     ],
@@ -352,6 +384,20 @@ def test_a_mistake_has_an_error_of_its_own(
 ) -> None:
     with pytest.raises(error, match=named):
         command(monkeypatch, place / "run", *options)
+
+
+def test_a_run_whose_own_split_has_nobody_is_told_of_the_option(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(tmp_path / "run")
+    cfg = tiny_config(place / "dataset", out=out, evaluate=False, data__eval_split="later")
+    data = load_run_data(cfg)
+    with open_run_folder(cfg, fingerprints(data.train, cache_root(cfg))) as run:
+        save_random_run(run, cfg)
+    for calibrate in ((), ("--calibrate",)):
+        monkeypatch.setattr("sys.argv", ["evaluate", "--run", str(run), *calibrate])
+        with pytest.raises(SplitError, match=r"'later' .*: name one with --split\.$"):
+            evaluate.main()
 
 
 def test_without_labels_there_is_nothing_to_calibrate_by(

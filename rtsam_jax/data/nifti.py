@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 from numpy.typing import DTypeLike
 
+from rtsam_jax.data.dicom import refuse_dicom
 from rtsam_jax.data.volume import Volume, check_affine, check_shape, closest_ras
 from rtsam_jax.errors import MissingFile, NonFiniteVoxels, UnreadableFile, VolumeError
 
@@ -61,7 +62,8 @@ def read_volume(path: str | Path, *, what: str = "image") -> Volume:
 
     Raises:
       MissingFile: nothing there.
-      UnreadableFile: truncated, corrupt, another format, or refused by the system.
+      UnreadableFile: truncated, corrupt, another format (see `refuse_dicom`), or refused by the
+        system.
       VolumeError: not one 3-D frame, no voxels, no real numbers, above 2048 voxels along an axis or
         2**30 in all, an unusable affine or unit, or a qform and an sform that disagree. Told from
         the header, before the voxels are decompressed.
@@ -219,8 +221,9 @@ def _as_stored(array: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
 def _decode(path: Path, what: str) -> nibabel.Nifti1Image:
     """Judges the header first, then reads the whole stream, so that its checksum is verified."""
     try:
+        refuse_dicom(path, what=what)
         if not path.is_file():  # a loop of symbolic links is none either
-            raise MissingFile(f"There is no {what} file {path}; check the path in the dataset.")
+            raise MissingFile(f"There is no {what} file {path}; check the path.")
         with path.open("rb") as file:
             gzipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)

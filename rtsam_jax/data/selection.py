@@ -120,10 +120,10 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
 
 
 def require_split(cfg: ExperimentConfig) -> None:
-    """Raises where `--split` named the split to score, and it has no case of the chosen tasks.
+    """Raises where the split that a trained run is to be scored on has no case of its tasks.
 
-    `load_run_data` would refuse it too, but knows no option, and would advise a field of a config
-    that such a command does not take.
+    `load_run_data` would refuse it too, but knows no `--split`, and would advise a field of a
+    config that such a command does not take.
 
     Raises:
         SplitError: it has none.

@@ -41,6 +41,7 @@ def evaluate_held_out(
     recorded: Mapping[str, Sequence[CaseMetrics]] | None = None,
     *,
     seen: Sequence[str] = (),
+    doubt: str = "",
 ) -> dict[str, list[CaseMetrics]]:
     """Scores `data.held_out`, prints the table, writes `run/evaluation/<split>/`.
 
@@ -51,6 +52,7 @@ def evaluate_held_out(
         training: what the trivial predictors are fitted on.
         recorded: measures of the same cases found elsewhere, by name, to stand beside.
         seen: ids of cases whose image the run, or one that it started from, was trained on.
+        doubt: why there may be others, a sentence without its full stop; "" where there are none.
 
     Returns:
         Measures of every method scored here, case by case.
@@ -97,7 +99,7 @@ def evaluate_held_out(
         {**found, **(recorded or {})},
         heading=heading,
         kind=data.dataset.kind,
-        notes=_notes(data.held_out, outside, seen),
+        notes=_notes(data.held_out, outside, seen, doubt),
         figures=figures,
     )
     print(f"\n{heading} ({data.dataset.kind})\n{text}", flush=True)
@@ -105,14 +107,17 @@ def evaluate_held_out(
     return found
 
 
-def _notes(cases: Sequence[Case], outside: Mapping[str, float], seen: Sequence[str]) -> list[str]:
+def _notes(
+    cases: Sequence[Case], outside: Mapping[str, float], seen: Sequence[str], doubt: str
+) -> list[str]:
     """What the measures do not show: cases that are not in them, or that should not be.
 
     Args:
         outside: share of the model grid outside the dose grid, by id.
         seen: as `evaluate_held_out`.
+        doubt: likewise.
     """
-    notes = []
+    notes = [f"{doubt}."] if doubt else []
     if seen:
         notes.append(
             f"The run, or one that it started from, was trained on the images of {len(seen)} of "

@@ -53,8 +53,8 @@ def calibrate_run(
 
     Args:
         run: its folder.
-        split: to calibrate on; "" is "val" where the dataset has such a split that the run was not
-            trained on, and else the run's own.
+        split: to calibrate on; "" is "val" where the dataset has such a split that neither the run
+            nor one that it started from was trained on, and else the run's own.
         language_model: where the run's lies now; "" is where it lay.
         repeats: augmented repeats per case; 0 leaves the agreement out.
 
@@ -67,7 +67,8 @@ def calibrate_run(
         SplitError: all of its labelled cases are of one patient.
         RTSamError: of the run, its dataset or a case.
     """
-    cfg, data, others = calibration_cases(run, split=split, language_model=language_model)
+    chosen = calibration_cases(run, split=split, language_model=language_model)
+    cfg, data, others, doubts = chosen
     trained = load_trained(run, language_model=language_model)
     trained.require_language_model()
     model = trained.click_model()
@@ -96,7 +97,14 @@ def calibrate_run(
     folder = run / "evaluation" / data.held_out_name / "calibration"
     heading = f"{data.dataset.name}, split {data.held_out_name}"
     text = write_calibration_report(
-        folder, calibration, own, trials[1:], results, heading=heading, kind=data.dataset.kind
+        folder,
+        calibration,
+        own,
+        trials[1:],
+        results,
+        heading=heading,
+        kind=data.dataset.kind,
+        doubts=doubts,
     )
     # Last: a calibration that predictions heed has its report.
     with replaced(run, packed):

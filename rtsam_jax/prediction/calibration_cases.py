@@ -13,9 +13,9 @@ from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.data.splits import load_or_make_splits
 from rtsam_jax.errors import ConfigError, IncompleteCase
 from rtsam_jax.training.model_file import check_tasks
-from rtsam_jax.training.restored import load_scoring_config
-from rtsam_jax.training.run import fingerprints, require_train_cases
-from rtsam_jax.training.seen import read_seen, require_not_among, those_among
+from rtsam_jax.training.restored import load_run_config, load_scoring_config
+from rtsam_jax.training.run import RECORD, fingerprints, require_train_cases
+from rtsam_jax.training.seen import Seen, read_seen, require_not_among, those_among
 
 VALIDATION = "val"  # the split that is calibrated on where none is named
 
@@ -27,11 +27,13 @@ class CalibrationCases(NamedTuple):
         cfg: of the run, with the split as the one that is held out.
         data: its training cases, and as `held_out` the labelled ones to calibrate on.
         others: labelled cases by split that the run has neither seen nor is calibrated on.
+        doubts: sentences, without their full stops, on why it may have seen some all the same.
     """
 
     cfg: ExperimentConfig
     data: RunData
     others: dict[str, list[Case]]
+    doubts: tuple[str, ...]
 
 
 def calibration_cases(run: Path, *, split: str, language_model: str) -> CalibrationCases:
@@ -39,7 +41,7 @@ def calibration_cases(run: Path, *, split: str, language_model: str) -> Calibrat
 
     Args:
         run: its folder.
-        split: "" is "val" where the run was not trained on it, and else the run's own.
+        split: "" is "val" where none of them was trained on it, and else the run's own.
         language_model: where the run's lies now; "" is where it lay.
 
     Raises:
@@ -47,19 +49,22 @@ def calibration_cases(run: Path, *, split: str, language_model: str) -> Calibrat
         RTSamError: of the run or its dataset.
     """
     # The run's own, whatever split is calibrated on: with inner folds the two differ.
-    own_cfg = dataclasses.replace(load_scoring_config(run), evaluate=False)
+    own_cfg = load_run_config(run)
+    own_cfg.evaluate = False
+    own_cfg.data.builder, own_cfg.data.builder_cases = "", 0  # a dataset that is gone is not made
     if own_cfg.dose.source == "label":
         raise ConfigError(
             f"the run {run} was trained with boxes around labels, in whose place predictions are "
             "given boxes by hand, which no dataset has; its confidence cannot be calibrated."
         )
     own_data = load_run_data(own_cfg)
-    split = split or _default_split(own_cfg, own_data)
+    seen = read_seen(run)
+    split = split or _default_split(own_cfg, own_data, seen)
     cfg = load_scoring_config(run, split=split, language_model=language_model)
     data = load_run_data(cfg)
     check_tasks(run, data.tasks)
     cache = cache_root(cfg)
-    require_train_cases(run, own_cfg, fingerprints(own_data.train, cache))
+    recorded = require_train_cases(run, own_cfg, fingerprints(own_data.train, cache))
     labelled = tuple(case for case in data.held_out if case.label is not None)
     if not labelled:
         raise IncompleteCase(
@@ -71,28 +76,41 @@ def calibration_cases(run: Path, *, split: str, language_model: str) -> Calibrat
             f"the run {run} was trained on the split {data.held_out_name!r}, so its confidence "
             "there says nothing; name another with --split."
         )
-    seen = read_seen(run) or frozenset()  # copies and earlier runs have no list
-    require_not_among(seen, run, labelled, cache)
+    require_not_among(seen, run, labelled, cache, mend="name another split with --split")
+    doubts = [] if recorded else [_unrecorded(run)]
+    doubts += [seen.doubt] if seen.doubt else []
+    for doubt in doubts:
+        print(f"warning: {doubt}", flush=True)
     data = dataclasses.replace(data, train=own_data.train, held_out=labelled)
     others = _other_splits(cfg, data)
     for name, cases in list(others.items()):
         known = those_among(seen, cases, cache)
         others[name] = [case for case in cases if case.id not in known]
-    return CalibrationCases(cfg, data, {name: cases for name, cases in others.items() if cases})
+    others = {name: cases for name, cases in others.items() if cases}
+    return CalibrationCases(cfg, data, others, tuple(doubts))
 
 
-def _default_split(cfg: ExperimentConfig, data: RunData) -> str:
+def _unrecorded(run: Path) -> str:
+    return (
+        f"{run / RECORD} does not record the training cases, as that of an earlier version: "
+        f"whether {run} was trained on cases that are held out here cannot be told"
+    )
+
+
+def _default_split(cfg: ExperimentConfig, data: RunData, seen: Seen) -> str:
     """The dataset's validation split where it can be calibrated on, else "", the run's own."""
     splits, trained_on = _splits(cfg, data), {case.patient for case in data.train}
     cases = [case for case in data.dataset.cases if splits[case.id] == VALIDATION]
     labelled = [case for case in cases if case.task in data.tasks and case.label is not None]
     patients = {case.patient for case in labelled}
-    if len(patients) > 1 and not patients & trained_on:
+    known = patients & trained_on or those_among(seen, labelled, cache_root(cfg))
+    if len(patients) > 1 and not known:
         return VALIDATION
     print(
         f"warning: {data.dataset.name} has no split {VALIDATION!r} with labels of several patients "
-        f"that the run was not trained on, so it is calibrated on its own, {data.held_out_name!r}, "
-        "and what it is scored on there is no longer unseen; name another with --split.",
+        "that neither the run nor one that it started from was trained on, so it is calibrated on "
+        f"its own, {data.held_out_name!r}, and what it is scored on there is no longer unseen; "
+        "name another with --split.",
         flush=True,
     )
     return ""

@@ -134,6 +134,7 @@ def write_calibration_report(
     *,
     heading: str,
     kind: str,
+    doubts: Sequence[str] = (),
 ) -> str:
     """Writes `calibration.md`, `calibration.json`, `cases.csv` and two pictures.
 
@@ -145,6 +146,7 @@ def write_calibration_report(
         found: `measured` of all of them, by name.
         heading: dataset and split.
         kind: "clinical", "surrogate" or "synthetic".
+        doubts: why the run may have seen the cases, sentences without their full stops.
 
     Returns:
         The table and the notes.
@@ -152,7 +154,8 @@ def write_calibration_report(
     trials = [own, *others]
     rows = [_row(name, of) for name, of in found.items()]
     fitted = Trial("", own.cases, [calibration.fit] * len(own.cases)).reliability()
-    notes = _notes(calibration, found, fitted, len(others))
+    notes = [f"{doubt}." for doubt in doubts]
+    notes += _notes(calibration, found, fitted, len(others))
     text = render(Table(_HEADER, tuple(rows))) + "".join(f"\n{note}\n" for note in notes)
     title = f"{heading} ({kind})"
     document = {"heading": title, "measured": found, "calibration": calibration.to_dict()}

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from rtsam_jax.data.nifti import Volume
-from rtsam_jax.errors import UnreadableFile
+from rtsam_jax.errors import ConfigError, UnreadableFile
 from rtsam_jax.evaluation.click_model import ClickModel, Turn
 from rtsam_jax.evaluation.scoring import THRESHOLD
 from rtsam_jax.prediction.augmented import TextPrompt, agreement
@@ -89,8 +89,13 @@ def assess(
         native: the prediction's probability on the original grid, where the caller has it already.
 
     Raises:
+        ConfigError: repeats or seed is no whole number, or below 0.
         UnreadableFile: the calibration is damaged.
     """
+    for name, number in (("repeats", repeats), ("seed", seed)):
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not whole or number < 0:
+            raise ConfigError(f"{name} is {number!r}, but it must be a whole number, 0 or above.")
     opened = prediction.opened
     known = trained.known
     lost: tuple[str, ...] = ()

@@ -31,6 +31,7 @@ from rtsam_jax.models.layers import upsample
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.models.sam3d import SAM3D
 from rtsam_jax.models.text_adapter import TextTable
+from rtsam_jax.prediction.outputs import writing
 from rtsam_jax.prediction.trained import Trained
 from rtsam_jax.prompts.dose import box_from_roi
 from rtsam_jax.text.prompt_set import encode_texts, make_table
@@ -67,7 +68,7 @@ def write_export(
             "Programs cannot be serialised without flatbuffers; install it with "
             "pip install -e '.[export]'."
         )
-    with new_folder(folder) as beside:
+    with writing(folder), new_folder(folder) as beside:
         if texts and trained.about.text_width:
             np.savez(beside / TEXTS, **task_texts(trained))
         encoder = export_encoder(trained, platforms)

@@ -1,6 +1,6 @@
 """What a case is given as: files of any format, a record, clicks and a box in a user's own frames.
 
-`read_inputs` is where files become volumes, and the only place that knows formats.
+`read_inputs` is where files become volumes; `rtsam_jax.data.dicom` names all that knows formats.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rtsam_jax.data.cases import check_case_record
+from rtsam_jax.data.dicom import refuse_dicom
 from rtsam_jax.data.file_grid import FileGrid, file_grid
 from rtsam_jax.data.grid import Grid
 from rtsam_jax.data.itk import is_itk, read_itk
@@ -66,16 +67,17 @@ class Request:
         """SHA-256 of the files' bytes by part, and the prompts: JSON that a result depends on.
 
         Raises:
-            MissingFile, UnreadableFile, VolumeError: of a file; see `files_behind`.
+            MissingFile, UnreadableFile, VolumeError: of a file; see `files_behind` and
+                `refuse_dicom`.
         """
         record: Any = self.record or None
         if isinstance(record, Path):
             record = Source.of(record, what="record").sha256
         dose, mask = self.dose, self.mask
         return {
-            "image": Source.of(self.image, what="image").sha256,
-            "dose": dose and Source.of(dose, what="dose").sha256,
-            "mask": mask and Source.of(mask, what="initial mask").sha256,
+            "image": _digest(self.image, "image"),
+            "dose": dose and _digest(dose, "dose"),
+            "mask": mask and _digest(mask, "initial mask"),
             "record": record,
             "clicks": [[*click.at, click.positive, click.frame] for click in self.clicks],
             "box": self.box and [*self.box.corners, self.box.frame],
@@ -116,6 +118,11 @@ def read_inputs(request: Request, *, free_text: bool = False) -> Inputs:
         mask=None if mask is None else read_mask(mask),
         record=record,
     )
+
+
+def _digest(path: Path, what: str) -> str:
+    refuse_dicom(path, what=what)  # a folder has no digest, and its own sentence
+    return Source.of(path, what=what).sha256
 
 
 def read_any(path: Path, *, what: str) -> Volume:

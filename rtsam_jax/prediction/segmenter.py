@@ -10,7 +10,7 @@ import numpy as np
 
 from rtsam_jax.data.grid import Grid
 from rtsam_jax.data.nifti import Volume
-from rtsam_jax.errors import ConfigError, NotWritable, SessionMismatch
+from rtsam_jax.errors import ConfigError, SessionMismatch
 from rtsam_jax.prediction.confidence import REPEATS, Confidence, assess, calibrated
 from rtsam_jax.prediction.given import (
     prepare_given,
@@ -217,6 +217,7 @@ class Segmenter:
             seed: of the repeats.
 
         Raises:
+            ConfigError: no case is open; repeats or seed is no whole number, or below 0.
             UnreadableFile: the calibration is damaged.
         """
         state = self._open
@@ -238,17 +239,11 @@ class Segmenter:
             path: of the JSON file; written whole or not at all.
 
         Raises:
-            ConfigError: no case is open, or a part of it or of its prompts was given as an array.
+            ConfigError: no case is open, or a part of it or of its prompts was given as an array;
+                that is no path of a file.
             NotWritable: no space, no permission, no place for a file.
         """
-        session, path = self._open.session(self.trained.weights), Path(path)
-        try:
-            write_session(path, session)
-        except OSError as cause:
-            raise NotWritable(
-                f"The session {path} cannot be written ({cause.strerror}); free space, mend its "
-                "permissions, or name another file."
-            ) from cause
+        write_session(path, self._open.session(self.trained.weights))
 
     def load(self, path: str | Path) -> Prediction:
         """Opens a saved session's case and does again what was done.
@@ -256,6 +251,7 @@ class Segmenter:
         What is open now stays open if that fails.
 
         Raises:
+            ConfigError: that is no path of a file.
             MissingFile, UnreadableFile: of the session.
             RTSamError: of its case and clicks, as `set_case` and `click`.
             SessionMismatch: model or files are not those of the session, or another mask comes of
@@ -263,12 +259,12 @@ class Segmenter:
         """
         former = self._state
         try:
-            return self._load(Path(path))
+            return self._load(path)
         except BaseException:
             self._state = former
             raise
 
-    def _load(self, path: Path) -> Prediction:
+    def _load(self, path: str | Path) -> Prediction:
         session = read_session(path)
         if session.weights != self.trained.weights:
             raise SessionMismatch(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,13 @@ import numpy as np
 from rtsam_jax.data.itk import files_behind
 from rtsam_jax.data.json_file import strict_json, write_json
 from rtsam_jax.data.nifti import Volume
-from rtsam_jax.errors import MissingFile, SessionMismatch, UnreadableFile
+from rtsam_jax.errors import (
+    ConfigError,
+    MissingFile,
+    NotWritable,
+    SessionMismatch,
+    UnreadableFile,
+)
 from rtsam_jax.prompts.record import Scalar
 
 SCHEMA_VERSION = 1
@@ -105,8 +112,14 @@ def mask_digest(mask: Volume) -> str:
     return hashlib.sha256(f"{mask.shape}\n".encode() + bits.tobytes()).hexdigest()
 
 
-def write_session(path: Path, session: Session) -> None:
-    """Writes a session whole or not at all; files below its own folder by relative paths."""
+def write_session(path: str | Path, session: Session) -> None:
+    """Writes a session whole or not at all; files below its own folder by relative paths.
+
+    Raises:
+        ConfigError: that is no path of a file.
+        NotWritable: no space, no permission, no place for a file.
+    """
+    path = _path(path)
     root = path.absolute().parent
 
     def plain(value: Any) -> Any:
@@ -117,20 +130,31 @@ def write_session(path: Path, session: Session) -> None:
         return [plain(part) for part in value] if isinstance(value, list | tuple) else value
 
     about = {"schema": SCHEMA_VERSION, "kind": "session"}
-    write_json(path, about | plain(dataclasses.asdict(session)))
+    try:
+        write_json(path, about | plain(dataclasses.asdict(session)))
+    except OSError as cause:
+        raise NotWritable(
+            f"The session {path} cannot be written ({cause.strerror or cause}); free space, mend "
+            "its permissions, or name another file."
+        ) from cause
 
 
-def read_session(path: Path) -> Session:
+def read_session(path: str | Path) -> Session:
     """What `write_session` wrote.
 
     Raises:
+        ConfigError: that is no path of a file.
         MissingFile: no such file.
         UnreadableFile: it is damaged, of another schema, no file, or refused by the system.
     """
+    path = _path(path)
     root = path.absolute().parent
 
     def source(stored: Mapping[str, str]) -> Source:
-        return Source(root / stored["path"], _the(str, stored, "sha256"))
+        place = _the(str, stored, "path")
+        if b"\0" in os.fsencode(place):  # which refuses what no path can hold either
+            raise ValueError("a path in it holds a null character")
+        return Source(root / place, _the(str, stored, "sha256"))
 
     def action(entry: Mapping[str, Any]) -> Action:
         if entry["action"] == CLICK:
@@ -165,6 +189,12 @@ def read_session(path: Path) -> Session:
             f"The session {path} cannot be read ({_reason(cause)}); save it again, or begin a new "
             "one."
         ) from cause
+
+
+def _path(given: object) -> Path:
+    if not isinstance(given, str | Path) or not Path(given).name:
+        raise ConfigError(f"the session's file is given as {given!r}; give the path of a file.")
+    return Path(given)
 
 
 def _reason(cause: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def read_document(folder: Path) -> dict[str, Any] | None:
         return None
     ours = (document.get("schema"), document.get("kind")) == (SCHEMA_VERSION, "prediction")
     try:
-        _done(document)
+        _done(folder, document)
     except (KeyError, TypeError, AttributeError):  # of parts that it lacks, or that are not such
         return None
     return document if ours and document.get("key") else None
@@ -69,12 +70,13 @@ def write_summary(
     rows = []
     for path in sorted(out.glob(f"[!.]*/[!.]*/{DOCUMENT}")):
         document = read_document(path.parent)
-        rows.append(_unread(path) if document is None else _done(document))
+        rows.append(_unread(path) if document is None else _done(path.parent, document))
     rows = [
         _earlier(row) if row["case"] in failed and (row["case"], row["task"]) not in made else row
         for row in rows
     ]
     rows += [_failed(failure) for failure in failures]
+    rows = [{name: _printable(cell) for name, cell in row.items()} for row in rows]
     rows.sort(key=lambda row: (str(row["case"]), str(row["task"])))
     table = Table(SUMMARY, tuple(tuple(row.get(name) for name in SUMMARY) for row in rows))
     short = Table(
@@ -89,28 +91,62 @@ def write_summary(
     return text
 
 
-def _done(document: Mapping[str, Any]) -> dict[str, Cell]:
+def _done(folder: Path, document: Mapping[str, Any]) -> dict[str, Cell]:
+    """A prediction by its folder's name, which is another than its own once it was copied."""
     mask, dose, confidence = document["mask"], document["dose"] or {}, document["confidence"]
-    remarks = [f"Empty: {mask['empty']}." if mask["empty"] else ""]
-    reasons: list[str] = []
-    if confidence["flag"] != ACCEPT:
-        reasons = [reason.rstrip(".") for reason in confidence["reasons"]]
-        remarks.append(f"{confidence['flag'].capitalize()}: {'; '.join(reasons)}.")
-    remarks += [said for said in document["warnings"] if said.rstrip(".") not in reasons]
+    case, task = folder.parent.name, folder.name
+    predicted = _text(document["case"]), _text(document["task"]["name"])
+    empty, flag = mask["empty"] and _text(mask["empty"]), _text(confidence["flag"])
+    reasons = [reason.rstrip(".") for reason in _texts(confidence["reasons"])]
+    warnings, remarks = _texts(document["warnings"]), []
+    if predicted != (case, task):
+        remarks.append(f"It was predicted as {'/'.join(predicted)}.")
+    if empty:
+        remarks.append(f"Empty: {empty}.")
+    if flag == ACCEPT:
+        reasons = []
+    else:
+        remarks.append(f"{flag.capitalize()}: {'; '.join(reasons)}.")
+    remarks += [said for said in warnings if said.rstrip(".") not in reasons]
     return {
-        "case": document["case"],
-        "task": document["task"]["name"],
-        "result": "empty" if mask["empty"] else "mask",
-        **{name: mask[name] for name in ("volume_ml", "lesions", "longest_diameter_mm")},
-        "mean_dose": dose.get("mean_in_mask"),
-        "max_dose": dose.get("max_in_mask"),
-        **{name: confidence[name] for name in ("flag", "quality", "expected_dice")},
-        **{name: confidence[name] for name in ("agreement", "distance")},
-        "largest_probability": mask["largest_probability"],
-        "weights": document["model"]["weights"][:12],
-        "warnings": len(document["warnings"]),
-        "what": " ".join(filter(None, remarks)),
+        "case": case,
+        "task": task,
+        "result": "empty" if empty else "mask",
+        **{name: _number(mask[name]) for name in ("volume_ml", "lesions", "longest_diameter_mm")},
+        "mean_dose": _number(dose.get("mean_in_mask")),
+        "max_dose": _number(dose.get("max_in_mask")),
+        "flag": flag,
+        **{name: _number(confidence[name]) for name in ("quality", "expected_dice")},
+        **{name: _number(confidence[name]) for name in ("agreement", "distance")},
+        "largest_probability": _number(mask["largest_probability"]),
+        "weights": _text(document["model"]["weights"])[:12],
+        "warnings": len(warnings),
+        "what": " ".join(remarks),
     }
+
+
+def _number(value: Any) -> float | None:
+    """A measure, or null; `TypeError` for anything else."""
+    if value is not None and not (type(value) in (int, float) and abs(value) < math.inf):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return [_text(part) for part in value]
+
+
+def _printable(cell: Cell) -> Cell:
+    """A cell that UTF-8 can hold, as not every name of a file can be."""
+    return cell.encode(errors="replace").decode() if isinstance(cell, str) else cell
 
 
 def _unread(path: Path) -> dict[str, Cell]:

@@ -178,10 +178,14 @@ def load_trained(folder: str | Path, *, language_model: str = "") -> Trained:
         language_model: where the run's lies now; "" is where it lay.
 
     Raises:
+        ConfigError: folder or language model is no path.
         MissingFile, UnreadableFile, CheckpointError, PresetMismatch: of `model.json`; see
             `read_model_file`; the checkpoint is of another model than it.
         CheckpointIncomplete: there is no finished checkpoint, or it is damaged.
     """
+    for what, given in (("folder", folder), ("language model", language_model or "")):
+        if not isinstance(given, str | Path):
+            raise ConfigError(f"the {what} of a run is given as {given!r}; give a path.")
     folder = Path(folder)
     about = read_model_file(folder)
     cfg = about.config

@@ -270,6 +270,7 @@ def roi_on_grid(
     if not mask.any():
         raise EmptyROI(
             f"No voxel of {name}'s image reaches {level.meaning}; check that the dose belongs to "
-            "this image, or lower the dose's threshold or data.spacing_mm."
+            "this image; to train, lower the dose's threshold or data.spacing_mm, and to predict, "
+            "give a box."
         )
     return grown(mask, margin_mm, np.linalg.norm(np.asarray(affine)[:3, :3], axis=0))

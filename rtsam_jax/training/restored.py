@@ -50,7 +50,7 @@ def load_scoring_config(
 
     Raises:
         SplitError: that split has no case.
-        RTSamError: of the run or, where a split is named, its dataset.
+        RTSamError: of the run or its dataset.
     """
     cfg = load_run_config(run)
     if language_model:
@@ -59,7 +59,7 @@ def load_scoring_config(
         cfg.data.eval_split, cfg.data.inner_folds, cfg.data.inner_fold = split, 0, -1
     cfg.evaluate = True  # so that a split without cases is an error
     cfg.data.builder, cfg.data.builder_cases = "", 0  # a dataset that is gone is not made anew
-    if split:
+    if not cfg.data.inner_folds:  # a fold is never empty
         require_split(cfg)
     return cfg
 

@@ -168,23 +168,29 @@ def require_same_run(run: Path, cfg: ExperimentConfig, train_cases: Sequence[str
         _require_same(run, read_record(run), cfg, _digest(train_cases))
 
 
-def require_train_cases(run: Path, cfg: ExperimentConfig, train_cases: Sequence[str]) -> None:
+def require_train_cases(run: Path, cfg: ExperimentConfig, train_cases: Sequence[str]) -> bool:
     """Raises where a run was trained on other cases than its dataset has now.
 
     Args:
         train_cases: `fingerprints` of the training cases that the dataset has now, in their order.
 
+    Returns:
+        Whether it is known; earlier versions did not record on which a run was trained.
+
     Raises:
         ConfigError: it was.
         MissingFile, UnreadableFile: the folder has no `run.json`; it is damaged.
     """
-    digest = _digest(train_cases)
-    if read_record(run).get("train_cases", digest) != digest:  # earlier versions lack it
+    record = read_record(run)
+    if "train_cases" not in record:
+        return False
+    if record["train_cases"] != _digest(train_cases):
         raise ConfigError(
             f"{run} was trained on other cases than {cfg.data.dataset} now has for training, or on "
             "other files of theirs, so that others may be among those to judge it by; bring cases, "
             "splits and files back as they were."
         )
+    return True
 
 
 def _digest(train_cases: Sequence[str]) -> str:

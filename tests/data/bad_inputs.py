@@ -235,27 +235,30 @@ FILES: dict[str, BadInput] = {
         d.shifted("dose", 5.5),
         errors.EmptyROI, "empty_roi", 5, "case",
         "No voxel of beta's image reaches 0.8 of its largest dose, 60; check that the dose "
-        "belongs to this image, or lower the dose's threshold or data.spacing_mm.",
+        "belongs to this image; to train, lower the dose's threshold or data.spacing_mm, and to "
+        "predict, give a box.",
     ),
     "hot spot beside the image, by D2%": BadInput(
         d.shifted("dose", 5.5),
         errors.EmptyROI, "empty_roi", 5, "case",
         "No voxel of beta's image reaches 0.8 of its near-maximum dose D2%, 60; check that "
-        "the dose belongs to this image, or lower the dose's threshold or data.spacing_mm.",
+        "the dose belongs to this image; to train, lower the dose's threshold or "
+        "data.spacing_mm, and to predict, give a box.",
         dose={"threshold": "d2"},
     ),
     "a dose below the absolute threshold": BadInput(
         d.with_array("dose", lambda array: array / 2),
         errors.EmptyROI, "empty_roi", 5, "case",
-        "No voxel of beta's image reaches 45 Gy; check that the dose belongs to this image, "
-        "or lower the dose's threshold or data.spacing_mm.",
+        "No voxel of beta's image reaches 45 Gy; check that the dose belongs to this image; "
+        "to train, lower the dose's threshold or data.spacing_mm, and to predict, give a box.",
         dose={"threshold": "absolute", "gy": 45.0},
     ),
     "a dose below the prescription": BadInput(
         d.with_array("dose", lambda array: array / 2),
         errors.EmptyROI, "empty_roi", 5, "case",
         "No voxel of beta's image reaches 0.8 of the prescription, 70 Gy; check that the "
-        "dose belongs to this image, or lower the dose's threshold or data.spacing_mm.",
+        "dose belongs to this image; to train, lower the dose's threshold or data.spacing_mm, "
+        "and to predict, give a box.",
         dose={"threshold": "prescription"},
     ),
     "a dose in centigray for a threshold in gray": BadInput(

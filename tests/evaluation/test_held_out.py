@@ -75,10 +75,10 @@ def test_cases_that_were_trained_on_are_told(tiny_dataset: Path, tmp_path: Path)
     def nothing(image: np.ndarray, roi: np.ndarray, task: np.ndarray) -> np.ndarray:
         return np.zeros_like(image)
 
-    seen = [data.held_out[0].id]
-    evaluate_held_out(cfg, data, nothing, prompts, training, tmp_path, seen=seen)
+    seen, doubt = [data.held_out[0].id], "whether on others cannot be told"
+    evaluate_held_out(cfg, data, nothing, prompts, training, tmp_path, seen=seen, doubt=doubt)
     tables = (tmp_path / "evaluation" / "test" / "tables.md").read_text()
-    assert "was trained on the images of 1 of 2 cases" in tables
+    assert "was trained on the images of 1 of 2 cases" in tables and f"\n{doubt}.\n" in tables
 
 
 def test_measures_found_elsewhere_stand_beside(

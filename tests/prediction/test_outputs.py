@@ -6,9 +6,12 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import functools
 import json
+import math
 import os
 import resource
+import shutil
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +31,7 @@ from rtsam_jax.prediction.predicted import Prediction
 from rtsam_jax.prediction.remarks import guess_modality, remarks
 from rtsam_jax.prediction.segmenter import Segmenter
 from rtsam_jax.prediction.summary import write_summary
-from tests.prediction.commanding import document
+from tests.prediction.commanding import document, rows
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +297,51 @@ def test_the_summary_is_of_all_that_lies_there_and_of_what_failed_now(
         *((case, "unreadable", UnreadableFile.code) for case in ("c", "d0", "d1", "e")),
     ]
     assert f"{other} is damaged, or of another version or program; predict it again" in table
+
+
+def test_a_copied_or_renamed_prediction_has_the_name_of_its_folder(
+    result: Result, loaded: Segmenter, tmp_path: Path
+) -> None:
+    write_result(tmp_path, result, loaded.trained)
+    for name in ("backup", "caf\udce9"):  # as of bytes that are no UTF-8
+        shutil.copytree(tmp_path / "p3_image", tmp_path / name)
+    (tmp_path / "p3_image").rename(tmp_path / "patient7")
+    failures = [Failure("p3_image", "no_overlap", "in/caf\udce9 is elsewhere.")]
+    table = write_summary(tmp_path, failures, "Predictions")
+    found = [(row["case"], row["task"], row["result"]) for row in rows(tmp_path)]
+    assert found == [
+        ("backup", "orn", "mask"),
+        ("caf?", "orn", "mask"),
+        ("p3_image", "", "failed"),
+        ("patient7", "orn", "mask"),
+    ]
+    assert table.count("It was predicted as p3_image/orn.") == 3 and "in/caf? is" in table
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("case",), ["p3_image"]),
+        *((("mask", "volume_ml"), value) for value in ([1], {"a": 1}, "big", True, math.inf)),
+        (("dose", "max_in_mask"), "high"),
+        (("confidence", "quality"), [0.5]),
+        (("confidence", "flag"), 1),
+        (("model", "weights"), ["0"]),
+        (("warnings",), "one"),
+    ],
+)
+def test_values_that_no_prediction_has_make_it_unreadable(
+    result: Result, loaded: Segmenter, tmp_path: Path, place: tuple[str, ...], value: object
+) -> None:
+    write_result(tmp_path, result, loaded.trained)
+    told = document(tmp_path)
+    *parents, last = place
+    functools.reduce(lambda part, name: part[name], parents, told)[last] = value
+    text = json.dumps(told).replace("Infinity", "1e999")
+    (tmp_path / "p3_image" / "orn" / "prediction.json").write_text(text)
+    write_summary(tmp_path, [], "Predictions")
+    (row,) = rows(tmp_path)
+    assert (row["case"], row["task"], row["result"]) == ("p3_image", "orn", "unreadable")
 
 
 @pytest.mark.parametrize("flag", ["accept", "review", "reject"])

@@ -219,6 +219,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], type[errors.RTSamError], str]] = {
     ),
     "dose beside": (("--dose", "FAR"), errors.NoOverlap, "covers no voxel of its image"),
     "no dose file": (("--dose", "nowhere.nii.gz"), errors.MissingFile, "There is no dose file"),
+    "a DICOM series": (("--image", "FOLDER"), errors.UnreadableFile, "folder, .* to NIfTI, and"),
+    "an RTDOSE": (("--dose", "RTDOSE"), errors.UnreadableFile, "dose .* is DICOM, .* to NIfTI"),
     "empty mask": (("--mask", "EMPTY"), errors.PromptOutside, "marks no voxel at all"),
     "mask beside": (("--mask", "FAR"), errors.PromptOutside, "initial mask"),
     "record": (("--record", "age=200"), errors.RecordError, "'age' must be"),
@@ -261,7 +263,9 @@ def test_a_mistake_has_an_error_of_its_own(
     far.affine[:3, 3] += 900
     write_volume(tmp_path / "far.nii.gz", far, np.float32)
     write_volume(tmp_path / "empty.nii.gz", Volume(near.array * 0, near.affine), np.uint8)
+    (tmp_path / "rtdose").write_bytes(bytes(128) + b"DICM")
     files = {name.upper(): str(tmp_path / f"{name}.nii.gz") for name in ("far", "empty")}
+    files |= {"FOLDER": str(tmp_path), "RTDOSE": str(tmp_path / "rtdose")}
     with pytest.raises(error, match=sentence.replace("{", r"\{")):
         command(*case, *(files.get(part, part) for part in options))
     left = {path.name for path in (tmp_path / "out").rglob("*")}

@@ -436,6 +436,11 @@ def test_wrong_calls_are_told(case) -> None:
         with pytest.raises(errors.ConfigError, match=r"give a tuple of Click\(at_mm, positive\)"):
             Prompts(clicks=clicks)
     assert Prompts(clicks=[Click(point, np.True_)]).clicks == (Click(point, True),)
+    for wrong in (-1, 1.5, "2", None, True, np.int64(-1)):
+        for name in ("repeats", "seed"):
+            with pytest.raises(errors.ConfigError, match=f"^{name} is .*, but it must be a whole"):
+                segmenter.confidence(**{"repeats": 0, name: wrong})
+    assert segmenter.confidence(repeats=np.int64(0), seed=np.int64(1)).agreement is None
 
 
 def test_no_case_is_open(run: Path) -> None:

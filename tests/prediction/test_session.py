@@ -223,6 +223,9 @@ def test_a_damaged_session(segmenter: Segmenter, tmp_path: Path, content: str) -
         ("case/box", [[0, 0, 0.5], [1, 1, 1]]),
         ("actions/1/positive", "false"),
         ("actions/1/at_mm", [1.0, 2.0]),
+        ("case/image/path", "p3\0.nii.gz"),
+        ("case/image/path", "p3\ud800.nii.gz"),
+        ("case/image/path", 5),
     ],
 )
 def test_a_session_of_wrong_values(
@@ -247,8 +250,13 @@ def test_a_place_that_is_no_session(segmenter: Segmenter, place: Path) -> None:
     with pytest.raises(errors.UnreadableFile, match="folder cannot be read .Is a directory"):
         segmenter.load(place / "folder")
     for path in (place / "folder", place / "session.json" / "below"):
-        with pytest.raises(errors.NotWritable, match=f"The session {path} cannot be written"):
+        named = rf"The session {path} cannot be written \((?!None)"
+        with pytest.raises(errors.NotWritable, match=named):
             segmenter.save(path)
+    for place_of_none in ("", None, 5):
+        for use in (segmenter.save, segmenter.load):
+            with pytest.raises(errors.ConfigError, match="session's file is given as .*; give the"):
+                use(place_of_none)
     assert not [*place.glob(".*")]
 
 

@@ -87,6 +87,12 @@ def test_a_checkpoint_of_another_model(copy: Path) -> None:
         load_trained(copy)
 
 
+def test_what_is_no_path(run: Path) -> None:
+    for given in ((None, ""), (run, 5)):
+        with pytest.raises(errors.ConfigError, match="of a run is given as .*; give a path"):
+            load_trained(given[0], language_model=given[1])
+
+
 def test_a_text_width_of_another_run(text_run: Path, tmp_path: Path) -> None:
     shutil.copytree(text_run, tmp_path / "run")
     path = tmp_path / "run" / "model.json"
