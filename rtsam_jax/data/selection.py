@@ -66,7 +66,7 @@ def load_run_data(cfg: ExperimentConfig) -> RunData:
     """
     dataset, tasks = load_chosen(cfg)
     root = dataset.root
-    splits = _splits(dataset, cfg)
+    splits = splits_of(dataset, cfg)
     wanted = [case for case in dataset.cases if case.task in tasks]
     train = [case for case in wanted if splits[case.id] == cfg.data.train_split]
     held_out = [case for case in wanted if splits[case.id] == cfg.data.eval_split]
@@ -130,7 +130,7 @@ def require_split(cfg: ExperimentConfig) -> None:
         DatasetSchemaError, RecordError, MissingFile, ConfigError: as `load_run_data`.
     """
     dataset, tasks = load_chosen(cfg)
-    splits = _splits(dataset, cfg)
+    splits = splits_of(dataset, cfg)
     if cfg.data.eval_split not in {splits[c.id] for c in dataset.cases if c.task in tasks}:
         raise SplitError(
             f"the split {cfg.data.eval_split!r} of {dataset.root} has no case to score; its splits "
@@ -138,8 +138,8 @@ def require_split(cfg: ExperimentConfig) -> None:
         )
 
 
-def _splits(dataset: Dataset, cfg: ExperimentConfig) -> dict[str, str]:
-    """Case id -> split."""
+def splits_of(dataset: Dataset, cfg: ExperimentConfig) -> dict[str, str]:
+    """Case id -> split, read from beside the dataset or drawn and stored there."""
     seed = cfg.data.split_seed
     return load_or_make_splits(dataset, dataset.root / f"splits_seed{seed}.json", seed=seed)
 

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
-from rtsam_jax.data.selection import RunData, load_run_data
-from rtsam_jax.data.splits import load_or_make_splits
+from rtsam_jax.data.selection import RunData, load_run_data, splits_of
 from rtsam_jax.errors import ConfigError, IncompleteCase
 from rtsam_jax.training.model_file import check_tasks
 from rtsam_jax.training.restored import load_run_config, load_scoring_config
@@ -99,7 +98,7 @@ def _unrecorded(run: Path) -> str:
 
 def _default_split(cfg: ExperimentConfig, data: RunData, seen: Seen) -> str:
     """The dataset's validation split where it can be calibrated on, else "", the run's own."""
-    splits, trained_on = _splits(cfg, data), {case.patient for case in data.train}
+    splits, trained_on = splits_of(data.dataset, cfg), {case.patient for case in data.train}
     cases = [case for case in data.dataset.cases if splits[case.id] == VALIDATION]
     labelled = [case for case in cases if case.task in data.tasks and case.label is not None]
     patients = {case.patient for case in labelled}
@@ -116,15 +115,9 @@ def _default_split(cfg: ExperimentConfig, data: RunData, seen: Seen) -> str:
     return ""
 
 
-def _splits(cfg: ExperimentConfig, data: RunData) -> dict[str, str]:
-    seed = cfg.data.split_seed
-    stored = data.dataset.root / f"splits_seed{seed}.json"
-    return load_or_make_splits(data.dataset, stored, seed=seed)
-
-
 def _other_splits(cfg: ExperimentConfig, data: RunData) -> dict[str, list[Case]]:
     """Complete cases of the run's tasks by split, of splits neither trained nor calibrated on."""
-    splits = _splits(cfg, data)
+    splits = splits_of(data.dataset, cfg)
     used = {case.id for case in (*data.train, *data.held_out)}
     found: dict[str, list[Case]] = {}
     for case in data.dataset.cases:
