@@ -217,6 +217,24 @@ def test_the_training_that_ours_starts_from_is_told_and_counted(
     assert not otherwise or "steps (2 + 2 + 1, rivals 6)" in told_otherwise[0]
 
 
+def test_a_run_of_an_earlier_version_stands_in_the_table(
+    place: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """Its record does not say what it was trained on, so nothing is said of it."""
+    start, run = tmp_path / "start", tmp_path / "run"
+    for folder in (start, run):
+        record = json.loads((place / "ours" / "run.json").read_text())
+        del record["train_cases"]
+        (folder / "checkpoints" / "2").mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps(record))
+        (folder / "model.json").write_text('{"kind": "run"}')
+    cfg = tiny_config(tiny_dataset)
+    cfg.model.checkpoint = str(start)
+    assert [(of.steps, of.same_cases) for of in OurRun(run, cfg, ()).starts] == [(2, None)]
+    found = comparison(place, load_run_data(cfg), [0], model=cfg.model)
+    assert any(f"starts from {start} (2 steps);" in note for note in found.notes())
+
+
 def test_ours_must_be_scored_on_the_same_cases_and_seeds(
     place: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:

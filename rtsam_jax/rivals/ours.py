@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -41,13 +42,14 @@ class Start:
         folder: of a run, or of weights from elsewhere.
         steps: of the run; None of other weights.
         seconds: that it was trained for; None where that is not known.
-        same_cases: whether it is a run that was trained on the same cases.
+        same_cases: whether it was trained on the same cases; None where that is not known, as of
+            other weights and of runs of earlier versions.
     """
 
     folder: Path
     steps: int | None
     seconds: float | None
-    same_cases: bool
+    same_cases: bool | None
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,16 @@ class OurRun:
         """Of training; None where it was trained by a version that did not note it."""
         return training_seconds(self.folder)
 
-    @property
+    @cached_property
     def starts(self) -> list[Start]:
         """Where its parameters come from, the first start first; none if from random ones."""
-        own, found, cfg = read_record(self.folder)["train_cases"], list[Start](), self.cfg
+        own, found, cfg = read_record(self.folder).get("train_cases"), list[Start](), self.cfg
         while cfg.model.checkpoint:
             folder = Path(cfg.model.checkpoint)
             if not is_run(folder):
-                return [Start(folder, None, None, False), *found]
-            same = read_record(folder)["train_cases"] == own
+                return [Start(folder, None, None, None), *found]
+            theirs = read_record(folder).get("train_cases")
+            same = theirs == own if own and theirs else None
             found.insert(0, Start(folder, newest_step(folder), training_seconds(folder), same))
             cfg = load_run_config(folder)
         return found

@@ -132,8 +132,12 @@ def _started(run: OurRun) -> str:
     """A sentence on what a run starts from, which the rivals do not."""
     said = []
     for start in run.starts:
-        of = " on the same training cases" if start.same_cases else " on other cases"
-        steps = "weights from elsewhere" if start.steps is None else f"{start.steps} steps{of}"
+        of = {True: " on the same training cases", False: " on other cases", None: ""}
+        steps = (
+            "weights from elsewhere"
+            if start.steps is None
+            else f"{start.steps} steps{of[start.same_cases]}"
+        )
         said.append(f"{start.folder} ({steps})")
     kept = ", and keeps its image encoder" if run.cfg.model.freeze_encoder else ""
     return f"Our model starts from {', then '.join(said)}{kept}; the rivals start from random ones."
