@@ -239,10 +239,12 @@ def _require_same(run: Path, stored: dict[str, Any], cfg: ExperimentConfig, dige
 
 
 # Where a run and its caches lie is not part of what it is, nor on how many devices it goes on, nor
-# what it keeps in their memory. Nor is the language model's place: model.json has its digest.
+# what it keeps in their memory, nor how often it says or saves where it is, nor whether it is
+# scored at its end. Nor is the language model's place: model.json has its digest.
 _NO_PART = re.compile(
     r"out|mesh\..*|accumulate|(model|click)\.remat|prompt\.(language_model|feature_cache)"
     r"|data\.(cache|prepare_workers|read_threads)|views\.folder"
+    r"|log_every|checkpoint_every|keep_checkpoints|evaluate|figures"
 )
 
 

@@ -77,6 +77,13 @@ def test_a_run_goes_on_with_less_memory(tmp_path: Path) -> None:
     open_folder(cfg_for(tmp_path, **smaller))
 
 
+def test_a_run_goes_on_saving_oftener(tmp_path: Path) -> None:
+    open_folder(cfg_for(tmp_path, evaluate=False))
+    take_a_step(tmp_path)
+    oftener = {"log_every": 1, "checkpoint_every": 7, "keep_checkpoints": 5, "figures": 0}
+    open_folder(cfg_for(tmp_path, **oftener))
+
+
 def test_a_run_of_an_earlier_version_had_the_defaults_of_new_fields(tmp_path: Path) -> None:
     open_folder(cfg_for(tmp_path))
     take_a_step(tmp_path)
