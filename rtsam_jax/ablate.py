@@ -41,6 +41,8 @@ from rtsam_jax.ablation.variants import STUDIES
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import ConfigError, OutputExists, RunsFailed, run_command
+from rtsam_jax.evaluation.results_folder import require_writable
+from rtsam_jax.flags import at_least
 from rtsam_jax.report.section import require_section
 from rtsam_jax.text.prompt_set import require_language_model
 from rtsam_jax.training.processes import require_alone
@@ -124,6 +126,7 @@ def main() -> None:
         raise OutputExists(
             f"{plan.out} is the folder of a single run; give another with --config.out=FOLDER."
         )
+    require_writable(plan.out, option="--config.out=FOLDER")
     whole = make_plan(arguments, [*STUDIES], replicates, pretrain_steps=pretrain_steps)
     shown = with_earlier(plan, whole)
     data = load_data(shown)
@@ -164,22 +167,27 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--studies", nargs="+", choices=[*STUDIES], default=[*STUDIES], help="default: all")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--seeds", nargs="+", type=_count, default=[0, 1, 2], help="default: 0 1 2")
     which.add_argument(
-        "--folds", type=_several, default=0, help="instead: so many folds of the training patients"
+        "--seeds", nargs="+", type=at_least(0), default=[0, 1, 2], help="default: 0 1 2"
     )
     which.add_argument(
-        "--repeats", type=_several, default=0, help="instead: so many splits into train and test"
+        "--folds",
+        type=at_least(2),
+        default=0,
+        help="instead: so many folds of the training patients",
+    )
+    which.add_argument(
+        "--repeats", type=at_least(2), default=0, help="instead: so many splits into train and test"
     )
     add(
         "--parallel",
-        type=_positive,
+        type=at_least(1),
         default=0,
         help="runs at a time, which share GPUs or cores; default: one per GPU, on a CPU one",
     )
     add(
         "--pretrain-steps",
-        type=_positive,
+        type=at_least(1),
         default=0,
         metavar="N",
         help="first train N steps by clicks alone, which all variants start from with its image "
@@ -189,25 +197,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--markdown", type=Path, help="document to put the tables into, between its marks")
     add("--section", default="", help="name in those marks; default: that of the folder")
     return parser
-
-
-def _count(text: str) -> int:
-    return _at_least(0, text)
-
-
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _several(text: str) -> int:
-    return _at_least(2, text)
-
-
-def _at_least(least: int, text: str) -> int:
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}")
-    return value
 
 
 if __name__ == "__main__":

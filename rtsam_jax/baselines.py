@@ -28,13 +28,14 @@ from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import ConfigError, RTSamError, RunsFailed, run_command
 from rtsam_jax.evaluation.check import check_held_out
-from rtsam_jax.flags import parse_config
+from rtsam_jax.evaluation.results_folder import require_writable
+from rtsam_jax.flags import at_least, parse_config
 from rtsam_jax.report.section import require_section, write_section
 from rtsam_jax.rivals.losses import RECIPES
 from rtsam_jax.rivals.networks import ARCHITECTURES, require_torch
 from rtsam_jax.rivals.ours import read_ours
 from rtsam_jax.rivals.run import RivalOptions, RivalRun, run_rival
-from rtsam_jax.rivals.table import Comparison, section, write_comparison
+from rtsam_jax.rivals.table import FIGURE, Comparison, section, write_comparison
 from rtsam_jax.training.processes import require_alone
 from rtsam_jax.training.run import fingerprints, prepare_training
 from rtsam_jax.training.stopping import RunStopped
@@ -84,6 +85,7 @@ def run(cfg: ExperimentConfig, arguments: argparse.Namespace, command: str) -> N
 
     Raises:
         ExtraMissing: torch or MONAI is not installed.
+        NotWritable: the folder cannot be made or written to.
         RunsFailed: of a rival; the others are trained, scored and in the table.
         RunStopped: a signal came; what is done so far is saved.
     """
@@ -98,6 +100,7 @@ def run(cfg: ExperimentConfig, arguments: argparse.Namespace, command: str) -> N
         ARCHITECTURES[name].width(options.width)
     seeds = [*dict.fromkeys(arguments.seeds or [cfg.seed])]
     out = arguments.out or Path(cfg.out or f"runs/{cfg.name}_baselines")
+    require_writable(out)
     if arguments.markdown:
         require_section(arguments.markdown, "baselines", arguments.section)
     data = load_run_data(cfg)
@@ -108,7 +111,10 @@ def run(cfg: ExperimentConfig, arguments: argparse.Namespace, command: str) -> N
         print(f"\n{write_comparison(comparison, out / 'results')}", flush=True)
         if arguments.markdown:
             text = section(comparison, command, _where())
-            write_section(arguments.markdown, "baselines", arguments.section, text)
+            synthetic = data.dataset.kind == "synthetic"  # patients are not for publishing
+            figure = out / "results" / FIGURE
+            shown = {"Masks side by side": figure} if figure.exists() and synthetic else {}
+            write_section(arguments.markdown, "baselines", arguments.section, text, shown)
         print(f"tables are in {out / 'results'}", flush=True)
     if failed:
         raise RunsFailed(
@@ -169,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
         default=RECIPES[0],
         help="Dice-CE over the whole crop (default), or our model's, by the config's weights",
     )
-    options.add_argument("--seeds", nargs="+", type=int, help="default: config.seed")
+    options.add_argument("--seeds", nargs="+", type=at_least(0), help="default: config.seed")
     options.add_argument(
         "--ours", nargs="+", type=Path, default=[], help="scored runs of our model, one per seed"
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,18 @@ class LaunchOptions:
 
     multihost: bool = False
     preempted_status: int = 0
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number not below `least`."""
+
+    def whole_number(text: str) -> int:  # argparse says this name of what is none
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}")
+        return value
+
+    return whole_number
 
 
 def take_options(argv: Sequence[str]) -> tuple[LaunchOptions, list[str]]:

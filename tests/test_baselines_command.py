@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import numpy as np
 import pytest
 
 from rtsam_jax import baselines
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
+from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import (
     ConfigError,
@@ -25,6 +27,7 @@ from rtsam_jax.errors import (
     RunsFailed,
     UnreadableFile,
 )
+from rtsam_jax.evaluation.kept_masks import mask_file
 from rtsam_jax.report.tables import read_cases
 from rtsam_jax.rivals.ours import OurRun, read_ours
 from rtsam_jax.rivals.run import RivalOptions, RivalRun, run_rival
@@ -76,6 +79,41 @@ def test_what_every_rival_leaves(place: Path) -> None:
         assert [(m.case, m.task) for m in cases] == [("p3_orn", "orn"), ("p4_ce", "ce")]
 
 
+def test_the_masks_that_are_kept_are_those_that_were_scored(
+    place: Path, tiny_dataset: Path
+) -> None:
+    for case in load_run_data(tiny_config(tiny_dataset)).held_out:
+        for name in NAMES:
+            results = place / "out" / name / "seed0" / "evaluation" / "test"
+            mask, truth = read_label(mask_file(results, case.id)), read_label(case.label)
+            assert np.allclose(mask.affine, truth.affine)
+            (found,) = [m for m in read_cases(results / "cases.csv") if m.case == case.id]
+            volume = abs(np.linalg.det(truth.affine[:3, :3])) / 1000
+            assert found.volume_pred_ml == pytest.approx(mask.array.sum() * volume)
+            both = mask.array.sum() + truth.array.sum()
+            assert found.dice == pytest.approx(2 * (mask.array & truth.array).sum() / both)
+
+
+def test_a_rival_without_a_mask_is_scored_again(place: Path, tmp_path: Path) -> None:
+    """As those of earlier versions are, which kept none."""
+    folder = tmp_path / "seed0"
+    shutil.copytree(place / "out" / "segresnet" / "seed0", folder)
+    cfg = ExperimentConfig.from_dict(json.loads((folder / "run.json").read_text())["config"])
+    cfg.out, cfg.figures = str(folder), 2
+    data = load_run_data(cfg)
+    training, prints = prepare_training(cfg, data), fingerprints(data.train, cache_root(cfg))
+    results = folder / "evaluation" / "test"
+    before = (results / "cases.csv").read_bytes()
+    mask_file(results, "p4_ce").unlink()
+    options = RivalOptions(width=0.01)
+    for _ in range(2):
+        run_rival("segresnet", cfg, options, data, training, train_cases=prints)
+        assert mask_file(results, "p4_ce").is_file()
+        assert (results / "cases.csv").read_bytes() == before
+        assert sorted(p.stem for p in (results / "figures").iterdir()) == ["p3_orn", "p4_ce"]
+        assert (results / "report.html").read_text().count("<figure>") == 4 + 2 + 1  # and curves
+
+
 def test_the_tables_beside_ours(place: Path) -> None:
     asked = ["--ours", "ours", "--markdown", "doc.md", "--section", "tiny"]
     found = run_module("baselines", "--config", "config.py", *OPTIONS, *asked, cwd=place, **ALONE)
@@ -90,7 +128,14 @@ def test_the_tables_beside_ours(place: Path) -> None:
     wanted = {"other": "SegResNet", "measure": "dice", "task": "all"}
     (to_itself,) = [d for d in differences["differences"] if wanted.items() <= d.items()]
     assert to_itself["mean"] == to_itself["low"] == to_itself["high"] == 0 and to_itself["n"] == 2
+    figures = place / "out" / "results" / "figures"
+    assert sorted(path.stem for path in figures.iterdir()) == ["best", "fig4", "worst"]
+    page = (place / "out" / "results" / "report.html").read_text()
+    assert "Training curves, DynUNet" in page and "best of ours: " in page
+    copied = place / "images" / "baselines_tiny_fig4.png"
+    assert copied.read_bytes() == (figures / "fig4.png").read_bytes()
     document = (place / "doc.md").read_text()
+    assert "](images/baselines_tiny_fig4.png)" in document
     assert document.startswith("<!-- baselines tiny -->")
     assert document.rstrip().endswith("<!-- end of baselines tiny -->")
     for text in (
@@ -133,7 +178,7 @@ def test_a_rival_that_fails_is_named_and_the_others_go_on(
         if name == "vnet":
             raise RuntimeError("out of\nmemory")
         title = baselines.ARCHITECTURES[name].title
-        return RivalRun(title, cfg.seed, done, 10, 2, 60.0, "cpu")
+        return RivalRun(title, cfg.seed, Path(cfg.out), done, 10, 2, 60.0, "cpu")
 
     monkeypatch.setattr(baselines, "run_rival", stand_in)
     cfg = tiny_config(tiny_dataset)
@@ -153,7 +198,7 @@ def comparison(place: Path, data: RunData, seeds: list[int], **changes: Any) -> 
     cases = read_cases(place / "ours" / "evaluation" / "test" / "cases.csv")
     cfg = tiny_config(data.dataset.root, steps=2)
     ours = [OurRun(place / "ours", dataclasses.replace(cfg, **changes), cases) for _ in seeds]
-    runs = [RivalRun("VNet", seed, cases, 10, 2, 60.0, "cpu") for seed in seeds]
+    runs = [RivalRun("VNet", seed, place / "ours", cases, 10, 2, 60.0, "cpu") for seed in seeds]
     return Comparison(cfg, RivalOptions(roi_channel=True), data, seeds, ours, {"VNet": runs}, [])
 
 

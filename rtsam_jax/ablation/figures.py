@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from rtsam_jax.ablation.results import Result
 from rtsam_jax.ablation.variants import Study
@@ -16,6 +18,7 @@ from rtsam_jax.report import canvas
 from rtsam_jax.report.tables import TITLES
 
 _PANELS = ("dice", "hd95_mm")
+_FAR = 10  # times the median mean: such a row would squeeze the others together
 _COLOURS = (canvas.GREY, canvas.BLUE, canvas.GREEN, canvas.ORANGE)  # of variants, by task
 _CAPTION = "Mean over cases and runs, 95 % interval by patient; dots: runs."
 
@@ -42,6 +45,8 @@ def draw_study(study: Study, results: Sequence[Result], heading: str, out: Path)
             _draw_curve(axis, study, shown, measure)
         else:
             _draw_tasks(axis, study, shown, measure, tasks)
+        if _far_apart(shown, measure):
+            _logarithmic(axis, "x" if study.draws == "rows" else "y")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(True, axis="x" if study.draws == "rows" else "y", color="#E6E6E6", linewidth=0.7)
         axis.set_axisbelow(True)
@@ -49,6 +54,23 @@ def draw_study(study: Study, results: Sequence[Result], heading: str, out: Path)
     figure.supxlabel(_CAPTION, fontsize=8, color="#555555")
     canvas.save(figure, out)
     return True
+
+
+def _far_apart(results: Sequence[Result], measure: str) -> bool:
+    """Whether a row has failed, all missed say, and lies far off the others in mm."""
+    means = [result.estimates[measure].mean for result in results]
+    known = [mean for mean in means if not np.isnan(mean)]
+    return measure.endswith("_mm") and max(known, default=0.0) > _FAR * statistics.median(
+        known or [0]
+    )
+
+
+def _logarithmic(axis: Axes, name: str) -> None:
+    """From 1 mm on, as the plots of a run's measures are."""
+    of = axis.xaxis if name == "x" else axis.yaxis
+    getattr(axis, f"set_{name}scale")("symlog", linthresh=1.0)
+    getattr(axis, f"set_{name}lim")(0, None)
+    of.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _interval(result: Result, measure: str) -> tuple[float, float, float]:

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from rtsam_jax.ablation.dose_masks import draw_dose_masks
 from rtsam_jax.ablation.figures import draw_study
+from rtsam_jax.ablation.pictures import OF_PATIENTS, draw_thresholds, draw_variants
 from rtsam_jax.ablation.plan import Plan
 from rtsam_jax.ablation.results import (
     Result,
@@ -31,12 +31,10 @@ from rtsam_jax.ablation.tables import (
     left_out_note,
     study_table,
 )
-from rtsam_jax.ablation.variants import STUDIES, TAUS, Study
+from rtsam_jax.ablation.variants import STUDIES, Study
 from rtsam_jax.data.cases import Dataset
 from rtsam_jax.data.json_file import write_json
-from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData
-from rtsam_jax.errors import EmptyROI
 from rtsam_jax.evaluation.report import write_results
 from rtsam_jax.metrics.summary import pooled
 from rtsam_jax.models.presets import get_spec
@@ -232,18 +230,23 @@ def write_files(record: Record) -> list[Path]:
     write_json(out / "results.json", content)
     with written_whole(out / "results.tex") as beside:
         beside.write_text("\n".join(_latex(record)), encoding="utf-8")
-    pictures = []
+    pictures, fig5, fig7 = [], out / "figures" / "fig5.png", out / "figures" / "fig7.png"
+    for stale in (fig5, fig7):
+        stale.unlink(missing_ok=True)
     for study in STUDIES.values():
-        picture, masks = (out / "figures" / f"{name}.png" for name in (study.figure, "fig7"))
+        picture = out / "figures" / f"{study.figure}.png"
         picture.unlink(missing_ok=True)  # of runs that are no more
         if draw_study(study, record.results.get(study.name, ()), record.heading, picture):
             pictures.append(picture)
-            _write_page(record, study, picture)
+            cases = _write_page(record, study, picture)
+            if study.name == "components" and cases:
+                shutil.copyfile(cases[len(cases) // 2].path, fig5)
+                pictures.append(fig5)
         else:
             shutil.rmtree(record.plan.page(study), ignore_errors=True)
-        if study.name == "tau":
-            masks.unlink(missing_ok=True)
-            pictures += _draw_masks(record, masks) if study in record.plan.studies else []
+        if study.name == "tau" and study in record.plan.studies:
+            drawn = draw_thresholds(record.plan, record.first, record.heading, fig7)
+            pictures += [fig7] * drawn
     return pictures
 
 
@@ -255,52 +258,37 @@ def _latex(record: Record) -> Iterator[str]:
         yield latex(table, caption=caption, label=f"tab:ablation-{study.name}")
 
 
-def _write_page(record: Record, study: Study, picture: Path) -> None:
-    """A results folder of the study, with every measure; its last row is the one in question."""
+def _write_page(record: Record, study: Study, picture: Path) -> list[Picture]:
+    """A results folder of the study, with every measure; its last row is the one in question.
+
+    Returns:
+        Its pictures of cases, from the last row's best to its worst.
+    """
+    page = record.plan.page(study)
     scores = record.scores[study.name]
     methods = {v.title: pooled(scores[v.name]) for v in reversed(study.variants) if scores[v.name]}
+    cases, lacking = draw_variants(record.plan, study, scores, record.first, page / "figures")
     write_results(
-        record.plan.page(study),
+        page,
         methods,
         heading=f"{study.title}, {record.dataset.name}, split {record.held_out_name}",
         kind=record.dataset.kind,
-        notes=[note for note in (study.note, _COUNTED) if note],
-        figures=[Picture(picture, study.title, NOTE)],
+        notes=[note for note in (study.note, _COUNTED, lacking) if note],
+        figures=[Picture(picture, study.title, NOTE), *cases],
     )
-
-
-def _draw_masks(record: Record, path: Path) -> list[Path]:
-    """Of the first held-out case that can be scored, if there is one."""
-    spec = PreprocessSpec.from_config(record.plan.cfg)
-    for case in record.first.held_out:
-        if case.dose is None or case.label is None:
-            continue
-        try:
-            draw_dose_masks(case, record.first.modality, spec, TAUS, record.heading, path)
-        except EmptyROI as error:
-            print(f"{path.name} is not drawn: {error}", flush=True)
-            break
-        return [path]
-    return []
+    return cases
 
 
 def write_document(record: Record, document: Path, name: str, pictures: Sequence[Path]) -> None:
     """Puts tables and pictures between the marks `ablation NAME` of a document.
 
-    The pictures are copied to `images/` beside it: curves and bars, and of phantoms the masks,
-    since a patient's picture is not for publishing.
-
     Raises:
         UnreadableFile: the document lacks one of the marks.
     """
     synthetic = record.dataset.kind == "synthetic"
-    copies = {
-        f"images/ablation_{name}_{picture.name}": picture
+    shown = {
+        f"{picture.stem}, {record.heading}": picture
         for picture in pictures
-        if synthetic or picture.stem != "fig7"
+        if synthetic or picture.stem not in OF_PATIENTS
     }
-    shown = (f"![{p.stem}, {record.heading}]({place})\n" for place, p in copies.items())
-    write_section(document, SECTION, name, "\n".join([text(record), *shown]))
-    for place, picture in copies.items():
-        with written_whole(document.parent / place) as beside:
-            beside.write_bytes(picture.read_bytes())
+    write_section(document, SECTION, name, text(record), shown)

@@ -15,6 +15,7 @@ from rtsam_jax.data.pipeline import Neighbourhood
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.evaluation.inference import CropPredictor, predict_volume
+from rtsam_jax.evaluation.kept_masks import forget_masks, keep_mask
 from rtsam_jax.evaluation.report import draw_overlay, pick_for_figures, write_results
 from rtsam_jax.evaluation.scoring import Method, score_cases, trivial_methods
 from rtsam_jax.metrics.case import CaseMetrics
@@ -43,7 +44,7 @@ def evaluate_held_out(
     seen: Sequence[str] = (),
     doubt: str = "",
 ) -> dict[str, list[CaseMetrics]]:
-    """Scores `data.held_out`, prints the table, writes `run/evaluation/<split>/`.
+    """Scores `data.held_out`, prints the table, writes `run/evaluation/<split>/`, masks too.
 
     Args:
         predict: of `make_crop_predictor`.
@@ -72,24 +73,16 @@ def evaluate_held_out(
     labelled = [case for case in data.held_out if case.label is not None]
     count = len(labelled)
     outside: dict[str, float] = {}
+    forget_masks(folder)
     for i, scored in enumerate(score_cases(labelled, data.modality, spec, methods), start=1):
         for name, metrics in scored.metrics.items():
             found[name].append(metrics)
+        keep_mask(folder, scored.case.id, scored.masks[MODEL], scored.truth)
         outside[scored.case.id] = scored.scan.fraction_outside_dose or 0.0
         if i % max(1, count // 10) == 0 or i == count:
             print(f"evaluated {i}/{count} cases", flush=True)
-    shutil.rmtree(folder / "figures", ignore_errors=True)  # an earlier evaluation's choice
-    chosen = pick_for_figures(found[MODEL], cfg.figures)
-    by_id = {case.id: case for case in data.held_out}
-    draw = [by_id[found[MODEL][i].case] for i in chosen]
-    figures = [
-        draw_overlay(scored, MODEL, data.dataset.kind, folder / "figures", rank)
-        for scored, rank in zip(
-            score_cases(draw, data.modality, spec, {MODEL: methods[MODEL]}),
-            chosen.values(),
-            strict=True,
-        )
-    ]
+    figures = draw_overlays(cfg, data, found[MODEL], MODEL, methods[MODEL], folder / "figures")
+    drawn = len(figures)
     curves = run / "figures" / "curves.png"
     if curves.exists():
         figures.append(Picture(curves, "Training curves"))
@@ -103,8 +96,35 @@ def evaluate_held_out(
         figures=figures,
     )
     print(f"\n{heading} ({data.dataset.kind})\n{text}", flush=True)
-    print(f"tables, {len(draw)} overlays and report.html are in {folder}", flush=True)
+    print(f"tables, masks, {drawn} overlays and report.html are in {folder}", flush=True)
     return found
+
+
+def draw_overlays(
+    cfg: ExperimentConfig,
+    data: RunData,
+    found: Sequence[CaseMetrics],
+    name: str,
+    method: Method,
+    folder: Path,
+) -> list[Picture]:
+    """Three planes of `cfg.figures` cases, spread over a method's Dice ranking, best first.
+
+    Args:
+        found: its measures.
+        folder: is replaced by that of the pictures.
+    """
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier evaluation's choice
+    chosen = pick_for_figures(found, cfg.figures)
+    by_id = {case.id: case for case in data.held_out}
+    draw = [by_id[found[i].case] for i in chosen]
+    spec = PreprocessSpec.from_config(cfg)
+    return [
+        draw_overlay(scored, name, data.dataset.kind, folder, rank)
+        for scored, rank in zip(
+            score_cases(draw, data.modality, spec, {name: method}), chosen.values(), strict=True
+        )
+    ]
 
 
 def _notes(

@@ -62,9 +62,8 @@ def files_of(where: str) -> dict[str, Path]:
     elif Path(where).is_dir():
         found = volumes_in(Path(where))
     else:
-        raise MissingFile(
-            f"There is no folder {where}; name a folder of masks, or a path with {CASE} in it."
-        )
+        what = f"{where} is a file" if Path(where).is_file() else f"There is no folder {where}"
+        raise MissingFile(f"{what}; name a folder of masks, or a path with {CASE} in it.")
     if not found:
         raise MissingFile(f"{where} holds no NIfTI file; name the place of the masks.")
     return dict(sorted(found.items()))
@@ -95,16 +94,19 @@ def parse_values(texts: Iterable[str]) -> dict[str, int]:
     """`VALUE` or `VALUE=TASK` of a map of several structures, by task.
 
     Raises:
-        ConfigError: no whole number above 0, or a name that is none or stands there twice.
+        ConfigError: no whole number above 0, a name that is none, or one of both twice.
     """
     values: dict[str, int] = {}
     for text in texts:
         value, _, name = text.partition("=")
-        task = _task(name or value, f"--values {text}")
-        if not value.isdecimal() or int(value) == 0 or task in values:
+        if not value.isdecimal() or int(value) == 0:
             raise ConfigError(
-                f"--values {text} must be a whole number above 0, alone or as VALUE=TASK, each "
-                "task once."
+                f"--values {text} must be a whole number above 0, alone or as VALUE=TASK."
+            )
+        task = _task(name or value, f"--values {text}")
+        if task in values or int(value) in values.values():
+            raise ConfigError(
+                f"--values {text} gives a value or a task that is given before; give each once."
             )
         values[task] = int(value)
     return values
@@ -121,7 +123,8 @@ def read_owners(path: Path) -> dict[str, Owner]:
         ConfigError: a task's name cannot be used.
     """
     if not path.is_file():
-        raise MissingFile(f"There is no {path}; name a CSV with the columns case and patient.")
+        what = f"{path} is a folder" if path.is_dir() else f"There is no {path}"
+        raise MissingFile(f"{what}; name a CSV with the columns case and patient.")
     owners: dict[str, Owner] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

@@ -75,7 +75,6 @@ class _Masks:
         self.structures = _structures(folders.structures, self.truth)
         self.images = files_of(folders.images) if folders.images else {}
         self.resampled: dict[str, list[str]] = {}
-        self.seen: set[int] = set()  # of the values, those that some file holds
         self.tasks = {case: self._tasks(case) for case in self.truth}
 
     def patient(self, case: str) -> str:
@@ -127,20 +126,26 @@ class _Masks:
         return float(np.linalg.norm(image.shape * image.spacing))
 
     def require_values(self) -> None:
-        """Raises `ConfigError`, once all is read, for a value that no file holds."""
-        for task, value in self.folders.values.items():
-            if value not in self.seen:
-                raise ConfigError(
-                    f"No file of {self.folders.truth} or of the predictions holds the value "
-                    f"{value} (task {task}); correct it in --values, or leave it out."
-                )
+        """Raises `ConfigError` for a value that no file holds.
+
+        It reads only until it has met every value: as a rule the first files.
+        """
+        left = {value: task for task, value in self.folders.values.items()}
+        methods = {f"mask of {name}": files for name, files in self.files.items()}
+        for what, files in {"truth": self.truth, **methods}.items():
+            for path in files.values():
+                if not left:
+                    return
+                array = read_volume(path, what=what).array
+                left = {v: task for v, task in left.items() if not (array == v).any()}
+        for value, task in left.items():
+            raise ConfigError(
+                f"No file of {self.folders.truth} or of the predictions holds the value {value} "
+                f"(task {task}); correct it in --values, or leave it out."
+            )
 
     def _read(self, path: Path, value: int | None, what: str) -> Volume:
-        volume = read_volume(path, what=what)
-        for other in set(self.folders.values.values()) - self.seen:
-            if (volume.array == other).any():
-                self.seen.add(other)
-        return label_of(volume, path, value, what=what, mend=_MEND)
+        return label_of(read_volume(path, what=what), path, value, what=what, mend=_MEND)
 
     def _on_grid(self, mask: Volume, grid: Volume, what: str, case: str) -> np.ndarray:
         array = on_grid(mask, grid, what=what, case=case, resampled=self.folders.resampled)
@@ -203,8 +208,8 @@ def evaluate_masks(
     require_writable(out)
     earlier = earlier_pictures(out)
     masks = _Masks(folders)
-    found = _score(masks)
     masks.require_values()
+    found = _score(masks)
     for picture in earlier:  # of another choice
         picture.unlink(missing_ok=True)
     first, own = next(iter(found.items()))

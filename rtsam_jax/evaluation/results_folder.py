@@ -18,8 +18,11 @@ def picture_name(case: str, task: str) -> str:
     return f"{case}_{task}.png"
 
 
-def require_writable(out: Path) -> None:
-    """Finds out, before cases are scored for hours, whether `out` can be written; leaves nothing.
+def require_writable(out: Path, option: str = "--out FOLDER") -> None:
+    """Finds out, before hours of work, whether the folder `out` can be written; leaves nothing.
+
+    Args:
+        option: of the command, which names another folder.
 
     Raises:
         NotWritable: the system refuses, or a file lies where a folder should.
@@ -30,7 +33,7 @@ def require_writable(out: Path) -> None:
     except OSError as cause:
         raise NotWritable(
             f"{out} cannot be written ({cause.strerror}); name a folder in another place with "
-            "--out."
+            f"{option}."
         ) from cause
 
 

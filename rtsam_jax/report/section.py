@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rtsam_jax.errors import UnreadableFile
@@ -14,7 +15,9 @@ def require_section(document: Path, kind: str, name: str) -> None:
         _around(document, kind, name)
 
 
-def write_section(document: Path, kind: str, name: str, body: str) -> None:
+def write_section(
+    document: Path, kind: str, name: str, body: str, pictures: Mapping[str, Path] | None = None
+) -> None:
     """Puts `body` between the two marks of a section; a document that is missing is begun.
 
     Args:
@@ -22,12 +25,21 @@ def write_section(document: Path, kind: str, name: str, body: str) -> None:
         kind: which command writes it.
         name: of the section, since a document may hold several of a kind.
         body: Markdown.
+        pictures: PNGs to show below it by their titles, copied to `images/` beside the document as
+            `KIND_NAME_FILE`; those of patients are not for publishing.
 
     Raises:
         UnreadableFile: the document lacks one of the marks.
     """
     before, after = _around(document, kind, name) if document.exists() else ("", "\n")
     begin, end = _marks(kind, name)
+    shown = []
+    for title, picture in (pictures or {}).items():
+        place = f"images/{kind}_{name}_{picture.name}"
+        with written_whole(document.parent / place) as beside:
+            beside.write_bytes(picture.read_bytes())
+        shown.append(f"![{title}]({place})\n")
+    body = "\n".join([body, *shown])
     with written_whole(document) as beside:
         beside.write_text(f"{before}{begin}\n\n{body}\n{end}{after}", encoding="utf-8")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from rtsam_jax.text.language_model import describe
 from rtsam_jax.training.model_file import is_run
 from rtsam_jax.training.restored import load_run_config
 from rtsam_jax.training.rules import trained_filter
-from rtsam_jax.training.run import read_record
+from rtsam_jax.training.run import changed_settings, read_record
 from rtsam_jax.training.state import make_model
 from rtsam_jax.training.stored import newest_step
 from rtsam_jax.training.time_taken import training_seconds
@@ -32,6 +32,9 @@ _SHARED = re.compile(
     r"|data\.(spacing_mm|interpolation|crop|jitter|balance|tasks|train_split|split_seed"
     r"|inner_folds?)"
 )
+# In what runs of one model may differ from seed to seed. The dataset's place may be another where
+# they were trained on several machines; their cases are compared.
+_BY_SEED = {"seed", "name", "model.checkpoint", "data.dataset"}
 
 
 @dataclass(frozen=True)
@@ -131,22 +134,51 @@ def read_ours(folders: Sequence[Path], data: RunData, seeds: Sequence[int]) -> l
 
     Raises:
         MissingFile, UnreadableFile: a folder is no run's, or the run is not scored on the split.
-        ConfigError: other seeds, or scored on other cases, than the rivals.
+        ConfigError: other seeds than the rivals, or one twice; runs of several models; a run on
+            another dataset, or scored on other cases.
     """
-    wanted = sorted((c.id, c.task, c.patient) for c in data.held_out if c.label is not None)
-    runs = {}
+    runs: dict[int, OurRun] = {}
     for folder in folders:
         cfg = load_run_config(folder)
-        cases = read_cases(folder / "evaluation" / data.held_out_name / "cases.csv")
-        if sorted((m.case, m.task, m.patient) for m in cases) != wanted:
+        run = OurRun(folder, cfg, _read_scored(folder, cfg, data))
+        if twin := runs.get(cfg.seed):
             raise ConfigError(
-                f"{folder} is scored on other cases than the split {data.held_out_name!r} of "
-                f"{data.dataset.root} has; evaluate it again on the dataset as it is."
+                f"--ours has two runs of config.seed {cfg.seed}, {twin.folder} and {folder}; give "
+                f"one run for each seed."
             )
-        runs[cfg.seed] = OurRun(folder, cfg, cases)
+        for other in [*runs.values()][:1]:
+            changed = set(changed_settings(asdict(other.cfg), asdict(cfg))) - _BY_SEED
+            if changed:
+                raise ConfigError(
+                    f"{folder} was trained with other settings than {other.folder} "
+                    f"({', '.join(sorted(changed)[:4])}), so they are not one model; give --ours "
+                    f"runs that differ in their seed alone."
+                )
+        runs[cfg.seed] = run
     if folders and sorted(runs) != sorted(seeds):
         raise ConfigError(
             f"--ours has runs of config.seed {sorted(runs)}, but --seeds is {sorted(seeds)}; give "
             f"one run for each seed."
         )
     return [runs[seed] for seed in seeds if runs]
+
+
+def _read_scored(folder: Path, cfg: ExperimentConfig, data: RunData) -> list[CaseMetrics]:
+    """A run's measures of the cases that the rivals are scored on."""
+    wanted = sorted((c.id, c.task, c.patient) for c in data.held_out if c.label is not None)
+    table = folder / "evaluation" / data.held_out_name / "cases.csv"
+    elsewhere = Path(cfg.data.dataset).resolve() != data.dataset.root.resolve()
+    if table.is_file() or not elsewhere:
+        cases = read_cases(table)
+        if sorted((m.case, m.task, m.patient) for m in cases) == wanted:
+            return cases
+    if elsewhere:
+        raise ConfigError(
+            f"{folder} is a run on {cfg.data.dataset}, not scored on the split "
+            f"{data.held_out_name!r} of {data.dataset.root} as the rivals are; give --ours runs on "
+            f"that dataset."
+        )
+    raise ConfigError(
+        f"{folder} is scored on other cases than the split {data.held_out_name!r} of "
+        f"{data.dataset.root} has; evaluate it again on the dataset as it is."
+    )

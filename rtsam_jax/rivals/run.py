@@ -16,12 +16,15 @@ from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.errors import OutputExists
+from rtsam_jax.evaluation.held_out import draw_overlays
 from rtsam_jax.evaluation.inference import CropPredictor, predict_volume
+from rtsam_jax.evaluation.kept_masks import forget_masks, has_masks, keep_mask
 from rtsam_jax.evaluation.report import write_results
 from rtsam_jax.evaluation.scoring import score_cases
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.models.presets import get_spec
 from rtsam_jax.report.figures import plot_curves
+from rtsam_jax.report.results_html import Picture
 from rtsam_jax.report.tables import read_cases
 from rtsam_jax.rivals.crops import crop_batches
 from rtsam_jax.rivals.losses import recipe
@@ -31,6 +34,7 @@ from rtsam_jax.training.run import has_steps, open_run_folder, total_steps
 from rtsam_jax.training.stopping import stop_request
 
 RECORD = "rival.json"
+CURVES = "figures/curves.png"  # in the run's folder, of our model's runs too
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class RivalRun:
 
     title: str
     seed: int
+    folder: Path
     cases: Sequence[CaseMetrics]
     parameters: int
     steps: int
@@ -106,11 +111,12 @@ def run_rival(
                 case_names=[case.id for case in data.train],
                 stop=stop,
             )
-        plot_curves(folder / "metrics.jsonl", folder / "figures" / "curves.png")
+        plot_curves(folder / "metrics.jsonl", folder / CURVES)
         found = _score(rival, cfg, data, folder)
         return RivalRun(
             title=rival.title,
             seed=cfg.seed,
+            folder=folder,
             cases=found,
             parameters=rival.parameters,
             steps=steps,
@@ -152,25 +158,31 @@ def _score(rival: Rival, cfg: ExperimentConfig, data: RunData, folder: Path) -> 
     found: list[CaseMetrics] = []
     if (place / "cases.csv").exists():
         found = read_cases(place / "cases.csv")
-    if [(m.case, m.task) for m in found] == [(case.id, case.task) for case in labelled]:
+    wanted = [(case.id, case.task) for case in labelled]
+    scored_before = [(m.case, m.task) for m in found] == wanted
+    whole = (place / "report.html").is_file()  # the last of the results
+    if scored_before and whole and has_masks(place, [case.id for case in labelled]):
         print(f"{rival.title}: scored before; delete {place} to score it again", flush=True)
-    else:
-        predict, size = make_predictor(rival), rival.size
+        return found
+    predict, size = make_predictor(rival), rival.size
 
-        def method(case: Case, scan: Preprocessed) -> np.ndarray:
-            return predict_volume(predict, scan, data.tasks.index(case.task), size, name=case.id)
+    def method(case: Case, scan: Preprocessed) -> np.ndarray:
+        return predict_volume(predict, scan, data.tasks.index(case.task), size, name=case.id)
 
-        spec = PreprocessSpec.from_config(cfg)
-        methods = {rival.title: method}
-        found = []
-        for scored in score_cases(labelled, data.modality, spec, methods):
-            found.append(scored.metrics[rival.title])
-            if len(found) % max(1, len(labelled) // 4) == 0:
-                print(f"{rival.title}: scored {len(found)}/{len(labelled)} cases", flush=True)
+    spec = PreprocessSpec.from_config(cfg)
+    found = []
+    forget_masks(place)
+    for scored in score_cases(labelled, data.modality, spec, {rival.title: method}):
+        found.append(scored.metrics[rival.title])
+        keep_mask(place, scored.case.id, scored.masks[rival.title], scored.truth)
+        if len(found) % max(1, len(labelled) // 4) == 0:
+            print(f"{rival.title}: scored {len(found)}/{len(labelled)} cases", flush=True)
+    overlays = draw_overlays(cfg, data, found, rival.title, method, place / "figures")
     write_results(
         place,
         {rival.title: found},
         heading=f"{rival.title}, {data.dataset.name}, split {data.held_out_name}",
         kind=data.dataset.kind,
+        figures=[*overlays, Picture(folder / CURVES, "Training curves")],
     )
     return found

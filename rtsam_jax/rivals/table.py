@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rtsam_jax.config import ExperimentConfig
+from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.evaluation.report import write_results
+from rtsam_jax.evaluation.side_by_side import ScoredRun, draw_by_task, draw_ranked, drawable
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.metrics.summary import pooled
 from rtsam_jax.report.files import written_whole
 from rtsam_jax.report.latex import latex
-from rtsam_jax.report.results_html import KINDS
+from rtsam_jax.report.results_html import KINDS, Picture
 from rtsam_jax.report.results_tables import COMPARED, find_differences, results_tables
 from rtsam_jax.report.tables import Cell, Table, render, write_csv
 from rtsam_jax.rivals.ours import OurRun
-from rtsam_jax.rivals.run import RivalOptions, RivalRun
+from rtsam_jax.rivals.run import CURVES, RivalOptions, RivalRun
 from rtsam_jax.training.run import total_steps
 
 OURS = "ours"
+FIGURE = "figures/fig4.png"  # in the results folder
 _SHOWN = ("Measures", "95 % intervals of the means", "Paired differences")
 
 
@@ -60,6 +63,12 @@ class Comparison:
     @property
     def heading(self) -> str:
         return f"Table 1 on {self.data.dataset.name}, split {self.data.held_out_name}"
+
+    @property
+    def columns(self) -> list[tuple[str, Path, Sequence[CaseMetrics]]]:
+        """Title, folder and measures of each model's run of the first seed, ours last (Fig. 4)."""
+        found = [(title, of[0].folder, of[0].cases) for title, of in self.rivals.items()]
+        return found + [(OURS, run.folder, run.cases) for run in self.ours[:1]]
 
     def models(self) -> Table:
         """A row per model: what it sees, its size, and what its training took."""
@@ -144,7 +153,10 @@ def _started(run: OurRun) -> str:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> str:
-    """Writes a results folder, with what the models are as CSV and LaTeX; returns the summary."""
+    """Writes a results folder, with what the models are as CSV and LaTeX; returns the summary.
+
+    Masks of all models stand side by side in `FIGURE`, as far as they were kept.
+    """
     models, kind = comparison.models(), comparison.data.dataset.kind
     write_csv(models, folder / "models.csv")
     with written_whole(folder / "models.tex") as beside:
@@ -153,15 +165,38 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
     seeds = comparison.by_seed()
     if seeds is not None:
         write_csv(seeds, folder / "seeds.csv")
+    pictures, lacking = _draw(comparison, folder)
     summary = write_results(
         folder,
         comparison.methods,
         heading=comparison.heading,
         kind=kind,
-        notes=comparison.notes(),
+        notes=[*comparison.notes(), *filter(None, [lacking])],
+        figures=pictures,
     )
     shown = "\n".join(render(table) for table in (models, seeds) if table is not None)
     return f"{comparison.heading} ({kind})\n\n{shown}\n{summary}"
+
+
+def _draw(comparison: Comparison, folder: Path) -> tuple[list[Picture], str]:
+    """Masks side by side and the training curves; a sentence on who kept no masks."""
+    data, spec = comparison.data, PreprocessSpec.from_config(comparison.cfg)
+    heading = f"{comparison.heading} ({data.dataset.kind})"
+    shown, lacking = drawable(
+        [
+            ScoredRun(title, run / "evaluation" / data.held_out_name, cases)
+            for title, run, cases in comparison.columns
+        ]
+    )
+    pictures: list[Picture] = []
+    (folder / FIGURE).unlink(missing_ok=True)
+    if shown:
+        pictures += draw_ranked(shown, data, spec, heading, folder / "figures")
+        pictures.insert(0, draw_by_task(shown, data, spec, heading, folder / FIGURE))
+    for title, run, _ in comparison.columns:
+        if (run / CURVES).is_file():
+            pictures.append(Picture(run / CURVES, f"Training curves, {title}"))
+    return pictures, lacking
 
 
 def section(comparison: Comparison, command: str, where: str) -> str:

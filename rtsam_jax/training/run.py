@@ -223,9 +223,7 @@ def _take(lock: IO[str], run: Path) -> None:
 
 
 def _require_same(run: Path, stored: dict[str, Any], cfg: ExperimentConfig, digest: str) -> None:
-    before, now = _settings(stored["config"]), _settings(dataclasses.asdict(cfg))
-    changed = [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
-    if changed:
+    if changed := changed_settings(stored["config"], dataclasses.asdict(cfg)):
         raise OutputExists(
             f"{run} holds a run with other settings ({', '.join(changed[:4])}); "
             f"give another folder with --config.out=FOLDER, or delete it."
@@ -246,6 +244,12 @@ _NO_PART = re.compile(
     r"|data\.(cache|prepare_workers|read_threads)|views\.folder"
     r"|log_every|checkpoint_every|keep_checkpoints|evaluate|figures"
 )
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The fields, by dotted name, that tell two runs' configs apart; where a run lies does not."""
+    before, now = _settings(before), _settings(now)
+    return [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""Pictures of the same cases by several scored runs: Figs. 4 and 5, and the reports' overlays.
+
+Which cases are shown follows from the last method's Dice, best, median and worst, and from nothing
+that anyone chose.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rtsam_jax.data.cases import Case
+from rtsam_jax.data.nifti import read_label
+from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, label_to_grid
+from rtsam_jax.data.scans import preprocessed
+from rtsam_jax.data.selection import RunData
+from rtsam_jax.evaluation.kept_masks import has_masks, mask_file
+from rtsam_jax.evaluation.report import pick_for_figures
+from rtsam_jax.metrics.case import CaseMetrics
+from rtsam_jax.report.planes import PLANES
+from rtsam_jax.report.results_html import Picture
+from rtsam_jax.report.side_by_side import Row, plot_side_by_side
+
+_RANKED = 3  # best, median and worst
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A method's column.
+
+    Attributes:
+        title: of the column.
+        results: the folder of its measures and masks.
+        cases: its measures.
+    """
+
+    title: str
+    results: Path
+    cases: Sequence[CaseMetrics]
+
+    @property
+    def drawable(self) -> bool:
+        return has_masks(self.results, [found.case for found in self.cases])
+
+
+def drawable(runs: Sequence[ScoredRun]) -> tuple[list[ScoredRun], str]:
+    """The runs that kept their masks, and a sentence on those that did not, if there are any."""
+    shown = [run for run in runs if run.drawable]
+    others = [run.title for run in runs if run not in shown]
+    if not others:
+        return shown, ""
+    return shown, (
+        f"Not in the pictures, since it was scored by an earlier version, which kept no masks: "
+        f"{', '.join(others)}; `python -m rtsam_jax.evaluate --run RUN` scores a run again."
+    )
+
+
+def draw_ranked(
+    runs: Sequence[ScoredRun], data: RunData, spec: PreprocessSpec, heading: str, folder: Path
+) -> list[Picture]:
+    """Three planes of the last run's best, median and worst case, all runs side by side (Fig. 5).
+
+    Args:
+        runs: all drawable and scored on the same cases of `data.held_out`; at least one.
+        folder: is replaced by that of the pictures.
+
+    Raises:
+        RTSamError: a volume cannot be read any more.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    ranks = {
+        runs[-1].cases[at].case: rank
+        for at, rank in pick_for_figures(runs[-1].cases, _RANKED).items()
+    }
+    pictures = []
+    for case, scan in _scans(ranks, data, spec):
+        path = folder / f"{ranks[case.id]}.png"
+        about = f"{ranks[case.id]} of {runs[-1].title}: {case.id}"
+        rows = [_row(case, scan, runs, at, plane.name) for at, plane in enumerate(PLANES)]
+        plot_side_by_side(rows, f"{heading} · {about}, {case.task}", path)
+        pictures.append(Picture(path, about, "the same slices of every run, through the truth."))
+    order = list(ranks.values())
+    return sorted(pictures, key=lambda picture: order.index(picture.path.stem))
+
+
+def draw_by_task(
+    runs: Sequence[ScoredRun], data: RunData, spec: PreprocessSpec, heading: str, out: Path
+) -> Picture:
+    """An axial slice of each task's median case of the last run, all runs side by side (Fig. 4).
+
+    Args:
+        runs: as `draw_ranked`.
+        out: PNG.
+    """
+    chosen = []
+    for task in data.tasks:
+        own = [found for found in runs[-1].cases if found.task == task]
+        if picked := [*pick_for_figures(own, _RANKED)]:
+            chosen.append(own[picked[len(picked) // 2]].case)
+    rows = [
+        _row(case, scan, runs, 0, f"{case.task}\n{case.id}")
+        for case, scan in _scans(chosen, data, spec)
+    ]
+    plot_side_by_side(rows, heading, out)
+    about = f"of each task the case with the median Dice of {runs[-1].title}, axial."
+    return Picture(out, "The methods side by side", about)
+
+
+def _scans(
+    ids: Sequence[str] | dict[str, str], data: RunData, spec: PreprocessSpec
+) -> Iterator[tuple[Case, Preprocessed]]:
+    """In the order of the split."""
+    return preprocessed([case for case in data.held_out if case.id in ids], data.modality, spec)
+
+
+def _row(case: Case, scan: Preprocessed, runs: Sequence[ScoredRun], plane: int, title: str) -> Row:
+    assert case.label is not None  # it was scored
+    truth = read_label(case.label, case.label_value)
+    masks = {run.title: read_label(mask_file(run.results, case.id), what="mask") for run in runs}
+    dice = {run.title: next(of for of in run.cases if of.case == case.id).dice for run in runs}
+    return Row(
+        title,
+        PLANES[plane],
+        scan.image,
+        label_to_grid(truth, scan.grid, name=case.id).astype(bool),
+        {
+            name: label_to_grid(mask, scan.grid, name=case.id).astype(bool)
+            for name, mask in masks.items()
+        },
+        np.linalg.norm(scan.grid.affine[:3, :3], axis=0),
+        {name: f"Dice {value:.2f}" for name, value in dice.items()},
+    )

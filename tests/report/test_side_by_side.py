@@ -1,0 +1,80 @@
+"""Masks side by side: read back as pixels, panel by panel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from rtsam_jax.report import canvas
+from rtsam_jax.report.planes import PLANES
+from rtsam_jax.report.side_by_side import PREDICTION, Row, plot_side_by_side
+
+SHAPE, SPACING = (40, 50, 30), np.array([2.0, 2.0, 3.0])
+
+
+def cuboid(low: tuple[int, int, int], high: tuple[int, int, int]) -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
+    return mask
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list:
+    """Collects the matplotlib figures as they are saved."""
+    kept: list = []
+    save = canvas.save
+    monkeypatch.setattr(
+        canvas, "save", lambda figure, out: (kept.append(figure), save(figure, out))
+    )
+    return kept
+
+
+def test_every_mask_is_shown_in_its_own_column_and_where_it_is(
+    tmp_path: Path, figures: list
+) -> None:
+    truth = cuboid((10, 10, 10), (16, 16, 16))
+    masks = {
+        "nothing": np.zeros(SHAPE, bool),
+        "right": truth,
+        "elsewhere": cuboid((30, 10, 10), (36, 16, 16)),  # 40 mm to the patient's right
+        "another slice": cuboid((10, 10, 20), (16, 16, 26)),
+    }
+    said = {"right": "Dice 1.00"}
+    rows = [
+        Row(plane.name, plane, np.full(SHAPE, 40.0), truth, masks, SPACING, said)
+        for plane in PLANES[:1]
+    ]
+    plot_side_by_side(rows, "a title", tmp_path / "picture.png")
+    (figure,) = figures
+    panels = dict(zip(["Truth", *masks], figure.axes, strict=True))
+    assert [axis.get_title() for axis in figure.axes] == list(panels)
+    assert figure.axes[0].get_ylabel() == "Axial"
+    pixels = matplotlib.image.imread(tmp_path / "picture.png")[..., :3]
+    height, width = pixels.shape[:2]
+
+    def shaded(column: str) -> np.ndarray:
+        """[n, 2]: where a panel's pixels lean to the methods' colour, 0 to 1 from its left, top."""
+        place = panels[column].get_position()
+        left, right = int(place.x0 * width) + 2, int(place.x1 * width) - 2
+        top, bottom = int((1 - place.y1) * height) + 2, int((1 - place.y0) * height) - 2
+        panel = pixels[top:bottom, left:right]
+        # The background is black: one grey value is below no window.
+        lean = panel @ np.array(to_rgb(PREDICTION)) / (np.linalg.norm(panel, axis=-1) + 1e-6)
+        alike = (lean > 0.99 * np.linalg.norm(to_rgb(PREDICTION))) & (panel[..., 2] > 0.2)
+        found = np.argwhere(alike)[:, ::-1]
+        return found / [panel.shape[1], panel.shape[0]]
+
+    blue = {column: shaded(column) for column in panels}
+    assert len(blue["right"]) > 100 and len(blue["elsewhere"]) > 100
+    for column in ("Truth", "nothing", "another slice"):
+        assert len(blue[column]) < 20, column
+    # Radiological: the patient's right is on the picture's left.
+    assert blue["elsewhere"][:, 0].mean() < blue["right"][:, 0].mean() - 0.2
+    written = {text.get_text() for text in panels["right"].texts}
+    assert "Dice 1.00" in written and not any(
+        "Dice" in t.get_text() for t in panels["nothing"].texts
+    )
