@@ -94,6 +94,14 @@ def test_a_document_without_marks_is_told_before_anything_is_trained(place: Path
     assert not (place / "out").exists()
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_trained(place: Path) -> None:
+    (place / "file").touch()
+    result = ablate(place, "--config.out=file/x")
+    assert result.returncode != 0
+    assert "error[not_writable]: file/x cannot be written" in result.stderr
+    assert "--config.out=FOLDER" in result.stderr and "Traceback" not in result.stderr
+
+
 @pytest.mark.slow  # four trainings, and as many starts of JAX
 def test_killed_then_resumed_then_a_failure_then_complete(place: Path) -> None:
     base, text = (place / "out" / name / "seed0" for name in ("base", "base-t"))

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rtsam_jax.errors import (
     ConfigError,
     ExtraMissing,
     MissingFile,
+    NotWritable,
     OutputExists,
     RunsFailed,
     UnreadableFile,
@@ -297,6 +299,50 @@ def test_ours_must_be_scored_on_the_same_cases_and_seeds(
         read_ours([tmp_path / "unscored"], data, [0])
 
 
+def altered(run: Path, copy: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of a run whose config is another."""
+    shutil.copytree(run, copy)
+    record = json.loads((copy / "run.json").read_text())
+    change(record["config"])
+    (copy / "run.json").write_text(json.dumps(record))
+    return copy
+
+
+def test_ours_are_runs_of_one_model_one_for_each_seed(
+    place: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    data = load_run_data(tiny_config(tiny_dataset))
+    ours = place / "ours"
+    twin = altered(ours, tmp_path / "twin", lambda config: None)
+    with pytest.raises(ConfigError, match=f"two runs of config.seed 0, {ours} and {twin}; give"):
+        read_ours([ours, twin], data, [0])
+    second = altered(ours, tmp_path / "second", lambda config: config.update(seed=1, name="b"))
+    assert [run.cfg.seed for run in read_ours([second, ours], data, [0, 1])] == [0, 1]
+
+    def without_box(config: dict[str, Any]) -> None:
+        config["seed"] = 1
+        config["prompt"]["box"] = not config["prompt"]["box"]
+
+    other = altered(ours, tmp_path / "other", without_box)
+    with pytest.raises(
+        ConfigError, match=r"other settings than .* \(prompt.box\), so they are not"
+    ):
+        read_ours([ours, other], data, [0, 1])
+    shutil.rmtree(other / "evaluation")
+    elsewhere = altered(
+        other, tmp_path / "elsewhere", lambda config: config["data"].update(dataset="another")
+    )
+    with pytest.raises(ConfigError, match="is a run on another, not scored on the split 'test' of"):
+        read_ours([elsewhere], data, [1])
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", "x"])
+def test_seeds_are_whole_numbers(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments("--seeds", seed)
+    assert "argument --seeds" in capsys.readouterr().err
+
+
 def test_mistakes_are_told_before_anything_is_trained(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +358,9 @@ def test_mistakes_are_told_before_anything_is_trained(
     unscored = dataclasses.replace(cfg, evaluate=False)
     with pytest.raises(ConfigError, match="config.evaluate"):
         baselines.run(unscored, arguments(*out), "")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotWritable, match="file/x cannot be written .* with --out FOLDER"):
+        baselines.run(cfg, arguments("--out", str(tmp_path / "file" / "x")), "")
     monkeypatch.setitem(sys.modules, "monai", None)
     with pytest.raises(ExtraMissing, match="baselines"):
         baselines.run(cfg, arguments(*out), "")

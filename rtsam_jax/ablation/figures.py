@@ -69,6 +69,7 @@ def _logarithmic(axis: Axes, name: str) -> None:
     """From 1 mm on, as the plots of a run's measures are."""
     of = axis.xaxis if name == "x" else axis.yaxis
     getattr(axis, f"set_{name}scale")("symlog", linthresh=1.0)
+    axis.autoscale_view()  # its margins are of the scale that was
     getattr(axis, f"set_{name}lim")(0, None)
     of.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

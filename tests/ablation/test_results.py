@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
+from rtsam_jax.ablation.figures import draw_study
 from rtsam_jax.ablation.plan import Plan, folds, make_plan, seeds, with_earlier
 from rtsam_jax.ablation.record import (
     Record,
@@ -28,6 +29,7 @@ from rtsam_jax.data.json_file import write_json
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import UnreadableFile
 from rtsam_jax.metrics.case import CaseMetrics
+from rtsam_jax.report import canvas
 from rtsam_jax.report.tables import case_rows, write_csv
 from tests.tiny import tiny_config, write_config_file
 
@@ -306,3 +308,21 @@ def test_no_study_stands_alone_beside_what_earlier_commands_left(
             assert {row["study"] for row in csv.DictReader(file)} == set(earlier)
         said = (plan.out / "results.md").read_text()
         assert ("Of earlier commands in this folder: components, text." in said) == bool(earlier)
+
+
+@pytest.mark.parametrize(("far", "scale"), [(40.0, "linear"), (400.0, "symlog")])
+def test_a_row_that_failed_does_not_squeeze_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, far: float, scale: str
+) -> None:
+    kept: list = []
+    monkeypatch.setattr(canvas, "save", lambda figure, out: kept.append(figure))
+    rows = {
+        name: {"seed0": [measured(*case, 0.5, hd95_mm=mm) for case in CASES]}
+        for name, mm in (("base", 7.0), ("base-t", 8.0), ("base-id", 9.0), ("base-t-b", far))
+    }
+    study = STUDIES["components"]
+    scores_of = {variant.name: rows.get(variant.name, {}) for variant in study.variants}
+    assert draw_study(study, results_of(study, scores_of), "tiny", tmp_path / "x.png")
+    dice, hd95 = kept[0].axes
+    assert (dice.get_xscale(), hd95.get_xscale()) == ("linear", scale)
+    assert hd95.get_xlim()[1] > 1.02 * far

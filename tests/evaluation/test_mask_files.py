@@ -113,9 +113,20 @@ def test_a_place_may_have_an_equals_sign_in_it(
 
 def test_values_are_whole_numbers_with_a_name_or_their_own() -> None:
     assert parse_values(["1=orn", "3"]) == {"orn": 1, "3": 3}
-    for bad in (["0"], ["-1=a"], ["x=a"], ["1=a", "2=a"], ["1=all"], ["1=a/b"], ["1.5"]):
+    for bad in (
+        ["0"],
+        ["-1=a"],
+        ["x=a"],
+        ["1=a", "2=a"],
+        ["1=a", "1=b"],
+        ["1=all"],
+        ["1=a/b"],
+        ["1.5"],
+    ):
         with pytest.raises(ConfigError, match="--values"):
             parse_values(bad)
+    with pytest.raises(ConfigError, match="--values -1 must be a whole number above 0"):
+        parse_values(["-1"])
 
 
 def test_owners_may_have_several_cases_and_cases_several_tasks(tmp_path: Path) -> None:
@@ -154,6 +165,14 @@ def test_a_task_must_have_a_name_that_tables_can_use(tmp_path: Path) -> None:
         read_owners(tmp_path / "p.csv")
     with pytest.raises(MissingFile):
         read_owners(tmp_path / "none.csv")
+    with pytest.raises(MissingFile, match=f"{tmp_path} is a folder; name a CSV"):
+        read_owners(tmp_path)
+
+
+def test_a_mask_is_no_folder_of_masks(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz")
+    with pytest.raises(MissingFile, match="a.nii.gz is a file; name a folder of masks"):
+        files_of(str(tmp_path / "a.nii.gz"))
 
 
 def test_every_file_without_a_partner_is_named() -> None:

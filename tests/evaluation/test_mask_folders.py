@@ -112,13 +112,16 @@ def test_every_value_is_a_task(place: Path) -> None:
             run(place, "near", values=values, owners=owners)
 
 
-def test_a_value_of_no_file_is_an_error_and_one_of_no_scored_case_is_said(place: Path) -> None:
+def test_a_value_of_no_file_is_an_error_and_one_of_no_scored_case_is_said(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for i in range(4):
         save(place / "truth" / f"c{i}.nii.gz", block(3))
     values = {"orn": 1, "typo": 8}
     with pytest.raises(ConfigError, match=r"holds the value 8 \(task typo\)"):
         run(place, "near", values=values)
     assert not (place / "out").exists()
+    assert "evaluated" not in capsys.readouterr().out  # nothing is scored for nothing
     save(place / "near" / "c3.nii.gz", block(4) + block(9, size=2, value=8))
     run(place, "near", values=values)
     assert not any("Task" in note for note in results(place)["notes"])
