@@ -7,7 +7,7 @@ that anyone chose.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from rtsam_jax.data.selection import RunData
 from rtsam_jax.evaluation.kept_masks import has_masks, mask_file
 from rtsam_jax.evaluation.report import pick_for_figures
 from rtsam_jax.metrics.case import CaseMetrics
-from rtsam_jax.report.planes import PLANES
+from rtsam_jax.report.planes import PLANES, Plane
 from rtsam_jax.report.results_html import Picture
 from rtsam_jax.report.side_by_side import Row, plot_side_by_side
 
 _RANKED = 3  # best, median and worst
+_AXIAL = PLANES[0]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def draw_ranked(
     for case, scan in _scans(ranks, data, spec):
         path = folder / f"{ranks[case.id]}.png"
         about = f"{ranks[case.id]} of {runs[-1].title}: {case.id}"
-        rows = [_row(case, scan, runs, at, plane.name) for at, plane in enumerate(PLANES)]
+        rows = _rows(case, scan, runs, {plane.name: plane for plane in PLANES})
         plot_side_by_side(rows, f"{heading} · {about}, {case.task}", path)
         pictures.append(Picture(path, about, "the same slices of every run, through the truth."))
     order = list(ranks.values())
@@ -102,8 +103,9 @@ def draw_by_task(
         if picked := [*pick_for_figures(own, _RANKED)]:
             chosen.append(own[picked[len(picked) // 2]].case)
     rows = [
-        _row(case, scan, runs, 0, f"{case.task}\n{case.id}")
+        row
         for case, scan in _scans(chosen, data, spec)
+        for row in _rows(case, scan, runs, {f"{case.task}\n{case.id}": _AXIAL})
     ]
     plot_side_by_side(rows, heading, out)
     about = f"of each task the case with the median Dice of {runs[-1].title}, axial."
@@ -111,26 +113,34 @@ def draw_by_task(
 
 
 def _scans(
-    ids: Sequence[str] | dict[str, str], data: RunData, spec: PreprocessSpec
+    ids: Container[str], data: RunData, spec: PreprocessSpec
 ) -> Iterator[tuple[Case, Preprocessed]]:
     """In the order of the split."""
     return preprocessed([case for case in data.held_out if case.id in ids], data.modality, spec)
 
 
-def _row(case: Case, scan: Preprocessed, runs: Sequence[ScoredRun], plane: int, title: str) -> Row:
+def _rows(
+    case: Case, scan: Preprocessed, runs: Sequence[ScoredRun], planes: Mapping[str, Plane]
+) -> list[Row]:
+    """A row for each plane, by its title."""
     assert case.label is not None  # it was scored
-    truth = read_label(case.label, case.label_value)
-    masks = {run.title: read_label(mask_file(run.results, case.id), what="mask") for run in runs}
+    volumes = {"": read_label(case.label, case.label_value)}
+    volumes |= {run.title: read_label(mask_file(run.results, case.id), what="mask") for run in runs}
+    masks = {
+        name: label_to_grid(volume, scan.grid, name=case.id).astype(bool)
+        for name, volume in volumes.items()
+    }
+    truth = masks.pop("")
     dice = {run.title: next(of for of in run.cases if of.case == case.id).dice for run in runs}
-    return Row(
-        title,
-        PLANES[plane],
-        scan.image,
-        label_to_grid(truth, scan.grid, name=case.id).astype(bool),
-        {
-            name: label_to_grid(mask, scan.grid, name=case.id).astype(bool)
-            for name, mask in masks.items()
-        },
-        np.linalg.norm(scan.grid.affine[:3, :3], axis=0),
-        {name: f"Dice {value:.2f}" for name, value in dice.items()},
-    )
+    return [
+        Row(
+            title,
+            plane,
+            scan.image,
+            truth,
+            masks,
+            np.linalg.norm(scan.grid.affine[:3, :3], axis=0),
+            {name: f"Dice {value:.2f}" for name, value in dice.items()},
+        )
+        for title, plane in planes.items()
+    ]
