@@ -161,6 +161,9 @@ def test_another_network_in_the_same_folder_is_refused(place: Path) -> None:
     ):
         with pytest.raises(OutputExists, match=f"another {field}; give another folder with --out"):
             run_rival("segresnet", cfg, options, data, training, train_cases=prints)
+    cfg.optim.lr = 0.5
+    with pytest.raises(OutputExists, match=r"\(optim.lr\); give another folder with --out FOLDER,"):
+        run_rival("segresnet", cfg, RivalOptions(), data, training, train_cases=prints)
 
 
 def arguments(*given: str) -> Any:

@@ -82,7 +82,7 @@ def run_rival(
         RunStopped, TrainingDiverged, CheckpointIncomplete: see `train` and `Trainer`.
     """
     tasks = list(data.tasks)
-    with open_run_folder(cfg, train_cases) as folder:
+    with open_run_folder(cfg, train_cases, option="--out FOLDER") as folder:
         _require_same(folder, {"model": name, "tasks": tasks, **dataclasses.asdict(options)})
         rival = Rival(
             name,

@@ -44,6 +44,7 @@ from rtsam_jax.report.tables import failure_table
 RECORD = "run.json"
 LOCK = ".lock"
 _NAMED = 5  # cases that a warning names
+_OPTION = "--config.out=FOLDER"
 
 
 def total_samples(cfg: ExperimentConfig, train_cases: int) -> int:
@@ -112,13 +113,16 @@ def fingerprints(cases: Sequence[Case], cache: epath.Path) -> list[str]:
 
 
 @contextmanager
-def open_run_folder(cfg: ExperimentConfig, train_cases: Sequence[str]) -> Iterator[Path]:
+def open_run_folder(
+    cfg: ExperimentConfig, train_cases: Sequence[str], option: str = _OPTION
+) -> Iterator[Path]:
     """Makes the run folder, or resumes the run in it, and keeps other commands out of it.
 
     A run that has not taken a step yet is begun anew, whatever its settings were.
 
     Args:
         train_cases: `fingerprints` of the training cases, in their order.
+        option: of the command, which names another folder.
 
     Raises:
         OutputExists: the folder holds a run with other settings or training cases, is in use by
@@ -131,26 +135,24 @@ def open_run_folder(cfg: ExperimentConfig, train_cases: Sequence[str]) -> Iterat
     if not record.exists() and (
         run.is_file() or (run.is_dir() and any(map(_foreign, run.iterdir())))
     ):
-        raise OutputExists(
-            f"{run} exists and is not a run's folder; give another with --config.out=FOLDER."
-        )
+        raise OutputExists(f"{run} exists and is not a run's folder; give another with {option}.")
     digest = _digest(train_cases)
     content = {"config": dataclasses.asdict(cfg), "train_cases": digest, **environment()}
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock = (run / LOCK).open("a")
     except OSError as cause:
-        raise _not_writable(run, cause) from cause
+        raise _not_writable(run, cause, option) from cause
     with lock:
-        _take(lock, run)
+        _take(lock, run, option)
         stored = read_record(run) if record.exists() else None
         if stored is not None and has_steps(run):
-            _require_same(run, stored, cfg, digest)
+            _require_same(run, stored, cfg, digest, option)
         else:
             try:
                 write_json(record, content)
             except OSError as cause:
-                raise _not_writable(run, cause) from cause
+                raise _not_writable(run, cause, option) from cause
         yield run
 
 
@@ -165,7 +167,7 @@ def require_same_run(run: Path, cfg: ExperimentConfig, train_cases: Sequence[str
         UnreadableFile: its `run.json` is damaged.
     """
     if (run / RECORD).exists() and has_steps(run):
-        _require_same(run, read_record(run), cfg, _digest(train_cases))
+        _require_same(run, read_record(run), cfg, _digest(train_cases), _OPTION)
 
 
 def require_train_cases(run: Path, cfg: ExperimentConfig, train_cases: Sequence[str]) -> bool:
@@ -210,29 +212,31 @@ def _foreign(path: Path) -> bool:
     return path.name != LOCK and not path.name.startswith(f".{RECORD}.")
 
 
-def _take(lock: IO[str], run: Path) -> None:
+def _take(lock: IO[str], run: Path, option: str) -> None:
     """Locks a run folder until the file is closed, which the end of the process does too."""
     try:
         if not take_lock(lock):
             raise OutputExists(
                 f"{run} is in use by another command; wait for its end, or give another folder "
-                f"with --config.out=FOLDER."
+                f"with {option}."
             )
     except OSError as cause:  # some network file systems
         print(f"{run} cannot be locked ({cause.strerror}): start no second command on it")
 
 
-def _require_same(run: Path, stored: dict[str, Any], cfg: ExperimentConfig, digest: str) -> None:
+def _require_same(
+    run: Path, stored: dict[str, Any], cfg: ExperimentConfig, digest: str, option: str
+) -> None:
     if changed := changed_settings(stored["config"], dataclasses.asdict(cfg)):
         raise OutputExists(
             f"{run} holds a run with other settings ({', '.join(changed[:4])}); "
-            f"give another folder with --config.out=FOLDER, or delete it."
+            f"give another folder with {option}, or delete it."
         )
     if stored.get("train_cases", digest) != digest:  # runs of earlier versions did not record it
         raise OutputExists(
             f"{run} was trained on other cases than {cfg.data.dataset} now has for training, or on "
             f"other files of theirs; bring cases, splits and files back, or give another folder "
-            f"with --config.out=FOLDER."
+            f"with {option}."
         )
 
 
@@ -270,10 +274,9 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _not_writable(run: Path, cause: OSError) -> NotWritable:
+def _not_writable(run: Path, cause: OSError, option: str) -> NotWritable:
     return NotWritable(
-        f"the run folder {run} cannot be written ({cause.strerror}); "
-        f"give another with --config.out=FOLDER."
+        f"the run folder {run} cannot be written ({cause.strerror}); give another with {option}."
     )
 
 
