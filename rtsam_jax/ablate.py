@@ -39,14 +39,17 @@ from rtsam_jax.ablation.record import (
 from rtsam_jax.ablation.runner import Failed, Stopped, only_one, train_runs
 from rtsam_jax.ablation.variants import STUDIES
 from rtsam_jax.data.cache import cache_root
+from rtsam_jax.data.fingerprints import fingerprints
+from rtsam_jax.data.import_folder import some
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import ConfigError, OutputExists, RunsFailed, run_command
 from rtsam_jax.evaluation.results_folder import require_writable
+from rtsam_jax.evaluation.scored_cases import ScoredCases
 from rtsam_jax.flags import at_least
 from rtsam_jax.report.section import require_section
 from rtsam_jax.text.prompt_set import require_language_model
 from rtsam_jax.training.processes import require_alone
-from rtsam_jax.training.run import RECORD, fingerprints, require_same_run, total_steps
+from rtsam_jax.training.run import RECORD, require_same_run, total_steps
 from rtsam_jax.training.state import require_encoder_weights
 
 
@@ -55,22 +58,35 @@ def load_data(plan: Plan) -> dict[str, RunData]:
 
     Raises:
         ConfigError: repeated splits of a dataset that has its own.
-        OutputExists: a run's folder holds another run: other settings, cases or files.
+        OutputExists: a run's folder holds another run: other settings, cases or files, be it those
+            that it was trained on or those that it was scored on.
         RTSamError: of the dataset, or of weights that a run needs.
     """
-    by_split: dict[tuple[int, ...], tuple[RunData, list[str]]] = {}
+    by_split: dict[tuple[int, ...], tuple[RunData, list[str], ScoredCases]] = {}
     found = {}
+    outdated: dict[Path, list[str]] = {}
     for run in (*plan.pretraining, *plan.runs):
         require_encoder_weights(run.cfg)
         require_language_model(run.cfg)
         split = run.cfg.data.split_seed, run.cfg.data.inner_folds, run.cfg.data.inner_fold
         if split not in by_split:
             data = load_run_data(run.cfg)
-            by_split[split] = data, fingerprints(data.train, cache_root(run.cfg))
-        data, prints = by_split[split]
+            prints = fingerprints(data.train, cache_root(run.cfg))
+            by_split[split] = data, prints, ScoredCases.held_out(run.cfg, data)
+        data, prints, held_out = by_split[split]
         require_same_run(run.folder, run.cfg, prints)
+        if run.cfg.evaluate and run.done:
+            if changed := held_out.changed_since(run.cases_file.parent):
+                outdated[run.folder] = changed
         found[run.replicate.name] = data
     first = next(iter(found.values())).dataset
+    if outdated:
+        folder, changed = next(iter(outdated.items()))
+        raise OutputExists(
+            f"{folder} was scored on other held-out cases than {first.root} now has, or on other "
+            f"files of theirs ({some(changed)}), as one of {len(outdated)} runs; bring the cases "
+            f"back, or score each run again with `python -m rtsam_jax.evaluate --run {folder}`."
+        )
     varied = {name for replicate in plan.replicates for name in replicate.changes}
     if "data.split_seed" in varied and any(case.split is not None for case in first.cases):
         raise ConfigError(

@@ -24,11 +24,13 @@ from rtsam_jax.benchmark.record import machine
 from rtsam_jax.compilation import keep_compiled_programs
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
+from rtsam_jax.data.fingerprints import fingerprints
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import ConfigError, RTSamError, RunsFailed, run_command
 from rtsam_jax.evaluation.check import check_held_out
 from rtsam_jax.evaluation.results_folder import require_writable
+from rtsam_jax.evaluation.scored_cases import ScoredCases
 from rtsam_jax.flags import at_least, parse_config
 from rtsam_jax.report.section import require_section, write_section
 from rtsam_jax.rivals.losses import RECIPES
@@ -37,7 +39,7 @@ from rtsam_jax.rivals.ours import read_ours
 from rtsam_jax.rivals.run import RivalOptions, RivalRun, run_rival
 from rtsam_jax.rivals.table import FIGURE, Comparison, section, write_comparison
 from rtsam_jax.training.processes import require_alone
-from rtsam_jax.training.run import fingerprints, prepare_training
+from rtsam_jax.training.run import prepare_training
 from rtsam_jax.training.stopping import RunStopped
 
 
@@ -45,6 +47,7 @@ def train_rivals(
     cfg: ExperimentConfig,
     options: RivalOptions,
     data: RunData,
+    held_out: ScoredCases,
     names: Sequence[str],
     seeds: Sequence[int],
     out: Path,
@@ -65,7 +68,12 @@ def train_rivals(
             place = str(out / name / f"seed{seed}")
             own = dataclasses.replace(cfg, seed=seed, out=place)
             try:
-                runs.append(run_rival(name, own, options, data, training, train_cases=train_cases))
+                finished_run = run_rival(
+                    *(name, own, options, data, training),
+                    train_cases=train_cases,
+                    held_out=held_out,
+                )
+                runs.append(finished_run)
             except RunStopped:
                 raise
             except Exception as cause:  # named, and counted against the exit status
@@ -104,8 +112,9 @@ def run(cfg: ExperimentConfig, arguments: argparse.Namespace, command: str) -> N
     if arguments.markdown:
         require_section(arguments.markdown, "baselines", arguments.section)
     data = load_run_data(cfg)
-    ours = read_ours(arguments.ours, data, seeds)  # before hours of training
-    rivals, failed = train_rivals(cfg, options, data, names, seeds, out)
+    held_out = ScoredCases.held_out(cfg, data)
+    ours = read_ours(arguments.ours, data, seeds, held_out)  # before hours of training
+    rivals, failed = train_rivals(cfg, options, data, held_out, names, seeds, out)
     if rivals:
         comparison = Comparison(cfg, options, data, seeds, ours, rivals, failed)
         print(f"\n{write_comparison(comparison, out / 'results')}", flush=True)

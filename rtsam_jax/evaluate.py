@@ -30,6 +30,7 @@ from rtsam_jax.compilation import keep_compiled_programs
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
+from rtsam_jax.data.import_folder import some
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import ConfigError, run_command
 from rtsam_jax.evaluation.check import require_dose_boxes
@@ -37,6 +38,7 @@ from rtsam_jax.evaluation.held_out import MODEL, evaluate_held_out, probe_name
 from rtsam_jax.evaluation.inference import CropPredictor, make_crop_predictor
 from rtsam_jax.evaluation.mask_files import named_places, parse_values, read_owners
 from rtsam_jax.evaluation.mask_folders import MaskFolders, evaluate_masks
+from rtsam_jax.evaluation.scored_cases import ScoredCases
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.prediction.calibrating import calibrate_run
 from rtsam_jax.prediction.confidence import REPEATS
@@ -203,8 +205,14 @@ def _evaluate_run(arguments: argparse.Namespace) -> None:
         other_name = arguments.against.name
         if other_name == own_name:  # folders of one name in two places
             own_name, other_name = str(arguments.run), str(arguments.against)
-        other = read_cases(arguments.against / "evaluation" / data.held_out_name / "cases.csv")
+        results = arguments.against / "evaluation" / data.held_out_name
+        other = read_cases(results / "cases.csv")
         check_same_cases(data.held_out, other, (own_name, other_name))
+        if changed := ScoredCases.held_out(cfg, data).changed_since(results):
+            raise ConfigError(
+                f"{arguments.against} was scored on other files of the held-out cases than "
+                f"{data.dataset.root} now has ({some(changed)}); evaluate it again first."
+            )
         recorded[f"run {other_name}"] = other
     predict = load_predictor(cfg, data.tasks, prompts)
     training = prepare_training(cfg, data)

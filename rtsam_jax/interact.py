@@ -21,6 +21,7 @@ from rtsam_jax.compilation import keep_compiled_programs
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
+from rtsam_jax.data.fingerprints import fingerprints
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import ConfigError, IncompleteCase, run_command
@@ -33,7 +34,7 @@ from rtsam_jax.report.click_results import write_click_results
 from rtsam_jax.text.prompt_set import prompt_set
 from rtsam_jax.training.processes import require_alone
 from rtsam_jax.training.restored import load_scoring_config, restore_model
-from rtsam_jax.training.run import fingerprints, read_record
+from rtsam_jax.training.run import read_record
 
 USERS = ("ideal", "centre", "noisy")
 _NAMED = 5  # cases that a note names

@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from rtsam_jax.compilation import keep_compiled_programs
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
+from rtsam_jax.data.fingerprints import fingerprints
 from rtsam_jax.data.pipeline import Share, batches_from
 from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.preprocess import PreprocessSpec
@@ -37,7 +38,7 @@ from rtsam_jax.evaluation.held_out import evaluate_held_out
 from rtsam_jax.evaluation.inference import make_crop_predictor
 from rtsam_jax.flags import parse_config, take_options
 from rtsam_jax.optim import learning_rate, make_optimizer
-from rtsam_jax.report.figures import plot_curves
+from rtsam_jax.report.curves import CURVES, plot_curves
 from rtsam_jax.text.prompt_set import (
     PromptSet,
     prompt_set,
@@ -61,7 +62,6 @@ from rtsam_jax.training.processes import (
     whole,
 )
 from rtsam_jax.training.run import (
-    fingerprints,
     has_steps,
     open_run_folder,
     prepare_training,
@@ -119,7 +119,7 @@ def run(cfg: ExperimentConfig) -> Built:
         cases = first_then_others(partial(prepare_training, cfg, data))
         built = _fit(cfg, built, optimizer, data, prompts, cases, mesh, folder)
         if is_first():
-            plot_curves(folder / "metrics.jsonl", folder / "figures" / "curves.png")
+            plot_curves(folder / "metrics.jsonl", folder / CURVES)
         if cfg.evaluate and data.held_out:
             params = whole(nnx.merge_state(built.state.trained, built.frozen))
             if is_first():  # the others wait for its end

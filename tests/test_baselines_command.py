@@ -18,6 +18,7 @@ import pytest
 from rtsam_jax import baselines
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
+from rtsam_jax.data.fingerprints import fingerprints
 from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.errors import (
@@ -30,11 +31,12 @@ from rtsam_jax.errors import (
     UnreadableFile,
 )
 from rtsam_jax.evaluation.kept_masks import mask_file
+from rtsam_jax.evaluation.scored_cases import ScoredCases
 from rtsam_jax.report.tables import read_cases
 from rtsam_jax.rivals.ours import OurRun, read_ours
 from rtsam_jax.rivals.run import RivalOptions, RivalRun, run_rival
 from rtsam_jax.rivals.table import Comparison
-from rtsam_jax.training.run import fingerprints, prepare_training
+from rtsam_jax.training.run import prepare_training
 from tests.rivals import needs
 from tests.tiny import run_module, tiny_config, write_config_file
 
@@ -107,13 +109,40 @@ def test_a_rival_without_a_mask_is_scored_again(place: Path, tmp_path: Path) -> 
     results = folder / "evaluation" / "test"
     before = (results / "cases.csv").read_bytes()
     mask_file(results, "p4_ce").unlink()
-    options = RivalOptions(width=0.01)
+    now, options = ScoredCases.held_out(cfg, data), RivalOptions(width=0.01)
     for _ in range(2):
-        run_rival("segresnet", cfg, options, data, training, train_cases=prints)
+        run_rival("segresnet", cfg, options, data, training, train_cases=prints, held_out=now)
         assert mask_file(results, "p4_ce").is_file()
         assert (results / "cases.csv").read_bytes() == before
         assert sorted(p.stem for p in (results / "figures").iterdir()) == ["p3_orn", "p4_ce"]
         assert (results / "report.html").read_text().count("<figure>") == 4 + 2 + 1  # and curves
+
+
+def test_a_rival_is_scored_again_where_cases_changed_or_it_began_anew(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "seed0"
+    shutil.copytree(place / "out" / "segresnet" / "seed0", folder)
+    cfg = ExperimentConfig.from_dict(json.loads((folder / "run.json").read_text())["config"])
+    cfg.out = str(folder)
+    data = load_run_data(cfg)
+    training, prints = prepare_training(cfg, data), fingerprints(data.train, cache_root(cfg))
+    now, options = ScoredCases.held_out(cfg, data), RivalOptions(width=0.01)
+
+    def said(held_out: ScoredCases) -> str:
+        run_rival("segresnet", cfg, options, data, training, train_cases=prints, held_out=held_out)
+        return capsys.readouterr().out
+
+    assert "scored before" in said(now)
+    moved = dataclasses.replace(now, digests={**now.digests, "p3_orn": "another label's"})
+    again = said(moved)
+    assert "scored again, since p3_orn changed" in again and "scored 2/2 cases" in again
+    assert "scored before" in said(moved)
+    for left in ("checkpoint.pt", "metrics.jsonl"):
+        (folder / left).unlink()
+    cfg.optim.lr = 0.5
+    anew = said(moved)
+    assert "step 2/2" in anew and "scored 2/2 cases" in anew and "scored before" not in anew
 
 
 def test_the_tables_beside_ours(place: Path) -> None:
@@ -154,16 +183,17 @@ def test_another_network_in_the_same_folder_is_refused(place: Path) -> None:
     cfg.out = str(folder)
     data = load_run_data(cfg)
     training, prints = prepare_training(cfg, data), fingerprints(data.train, cache_root(cfg))
+    now = ScoredCases.held_out(cfg, data)
     for options, field in (
         (RivalOptions(width=0.5), "width"),
         (RivalOptions(width=0.01, roi_channel=True), "roi_channel"),
         (RivalOptions(width=0.01, loss="ours"), "loss"),
     ):
         with pytest.raises(OutputExists, match=f"another {field}; give another folder with --out"):
-            run_rival("segresnet", cfg, options, data, training, train_cases=prints)
+            run_rival("segresnet", cfg, options, data, training, train_cases=prints, held_out=now)
     cfg.optim.lr = 0.5
     with pytest.raises(OutputExists, match=r"\(optim.lr\); give another folder with --out FOLDER,"):
-        run_rival("segresnet", cfg, RivalOptions(), data, training, train_cases=prints)
+        run_rival("segresnet", cfg, options, data, training, train_cases=prints, held_out=now)
 
 
 def arguments(*given: str) -> Any:
@@ -288,18 +318,23 @@ def test_a_run_of_an_earlier_version_stands_in_the_table(
 def test_ours_must_be_scored_on_the_same_cases_and_seeds(
     place: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    data = load_run_data(tiny_config(tiny_dataset))
-    assert [run.folder for run in read_ours([place / "ours"], data, [0])] == [place / "ours"]
-    assert read_ours([], data, [0, 1]) == []
+    cfg = tiny_config(tiny_dataset)
+    data = load_run_data(cfg)
+    now = ScoredCases.held_out(cfg, data)
+    assert [run.folder for run in read_ours([place / "ours"], data, [0], now)] == [place / "ours"]
+    assert read_ours([], data, [0, 1], now) == []
     with pytest.raises(ConfigError, match=r"config.seed \[0\], but --seeds is \[0, 1\]"):
-        read_ours([place / "ours"], data, [0, 1])
+        read_ours([place / "ours"], data, [0, 1], now)
     fewer = dataclasses.replace(data, held_out=data.held_out[:1])
-    with pytest.raises(ConfigError, match="scored on other cases"):
-        read_ours([place / "ours"], fewer, [0])
+    with pytest.raises(ConfigError, match=r"scored on other cases .* \(p4_ce\); evaluate it again"):
+        read_ours([place / "ours"], fewer, [0], ScoredCases.held_out(cfg, fewer))
+    moved = dataclasses.replace(now, digests={**now.digests, "p3_orn": "another label's"})
+    with pytest.raises(ConfigError, match=r"or on other files of theirs \(p3_orn\); evaluate it"):
+        read_ours([place / "ours"], data, [0], moved)
     shutil.copytree(place / "ours", tmp_path / "unscored")
     shutil.rmtree(tmp_path / "unscored" / "evaluation")
     with pytest.raises(MissingFile, match="evaluate that run"):
-        read_ours([tmp_path / "unscored"], data, [0])
+        read_ours([tmp_path / "unscored"], data, [0], now)
 
 
 def altered(run: Path, copy: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -314,13 +349,14 @@ def altered(run: Path, copy: Path, change: Callable[[dict[str, Any]], object]) -
 def test_ours_are_runs_of_one_model_one_for_each_seed(
     place: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    data = load_run_data(tiny_config(tiny_dataset))
-    ours = place / "ours"
+    cfg = tiny_config(tiny_dataset)
+    data = load_run_data(cfg)
+    now, ours = ScoredCases.held_out(cfg, data), place / "ours"
     twin = altered(ours, tmp_path / "twin", lambda config: None)
     with pytest.raises(ConfigError, match=f"two runs of config.seed 0, {ours} and {twin}; give"):
-        read_ours([ours, twin], data, [0])
+        read_ours([ours, twin], data, [0], now)
     second = altered(ours, tmp_path / "second", lambda config: config.update(seed=1, name="b"))
-    assert [run.cfg.seed for run in read_ours([second, ours], data, [0, 1])] == [0, 1]
+    assert [run.cfg.seed for run in read_ours([second, ours], data, [0, 1], now)] == [0, 1]
 
     def without_box(config: dict[str, Any]) -> None:
         config["seed"] = 1
@@ -330,13 +366,13 @@ def test_ours_are_runs_of_one_model_one_for_each_seed(
     with pytest.raises(
         ConfigError, match=r"other settings than .* \(prompt.box\), so they are not"
     ):
-        read_ours([ours, other], data, [0, 1])
+        read_ours([ours, other], data, [0, 1], now)
     shutil.rmtree(other / "evaluation")
     elsewhere = altered(
         other, tmp_path / "elsewhere", lambda config: config["data"].update(dataset="another")
     )
     with pytest.raises(ConfigError, match="is a run on another, not scored on the split 'test' of"):
-        read_ours([elsewhere], data, [1])
+        read_ours([elsewhere], data, [1], now)
 
 
 @pytest.mark.parametrize("seed", ["-1", "1.5", "x"])

@@ -14,6 +14,7 @@ import pytest
 
 from rtsam_jax import evaluate
 from rtsam_jax.data.cache import cache_root
+from rtsam_jax.data.fingerprints import fingerprints
 from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import ConfigError, IncompleteCase, MissingFile, RTSamError, SplitError
@@ -27,7 +28,7 @@ from rtsam_jax.prediction.opened import Opened
 from rtsam_jax.prediction.segmenter import Click, Prompts, Segmenter
 from rtsam_jax.prediction.trained import load_trained
 from rtsam_jax.training.model_file import write_calibration
-from rtsam_jax.training.run import fingerprints, open_run_folder, prepare_training
+from rtsam_jax.training.run import open_run_folder, prepare_training
 from rtsam_jax.training.seen import read_seen, write_seen
 from tests.prediction.observed import cohort
 from tests.prediction.random_run import save_random_run

@@ -13,13 +13,14 @@ import pytest
 from rtsam_jax import interact
 from rtsam_jax.config import MeshConfig
 from rtsam_jax.data.cache import cache_root
+from rtsam_jax.data.fingerprints import fingerprints
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import ConfigError, IncompleteCase, RTSamError, SplitError
 from rtsam_jax.optim import make_optimizer
 from rtsam_jax.text.prompt_set import task_sentences
 from rtsam_jax.training.checkpoint import RunCheckpoints
 from rtsam_jax.training.model_file import write_model_file
-from rtsam_jax.training.run import fingerprints, open_run_folder
+from rtsam_jax.training.run import open_run_folder
 from rtsam_jax.training.sharding import make_mesh
 from rtsam_jax.training.state import build
 from tests.tiny import run_module, tiny_config

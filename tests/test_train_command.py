@@ -262,18 +262,21 @@ def test_evaluate(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "code"),
+    ("options", "said"),
     [
-        (["--split", "tset"], "split_invalid"),
-        (["--against", "nowhere"], "missing_file"),
-        (["--against", "fewer"], "config_invalid"),
+        (["--split", "tset"], "[split_invalid]: "),
+        (["--against", "nowhere"], "[missing_file]: "),
+        (["--against", "fewer"], "[config_invalid]: "),
+        (["--against", "moved"], "[config_invalid]: moved was scored on other files of "),
     ],
 )
-def test_evaluate_with_a_mistake(place: Path, options: list[str], code: str) -> None:
-    fewer = place / "fewer" / "evaluation" / "test"
-    fewer.mkdir(parents=True, exist_ok=True)
+def test_evaluate_with_a_mistake(place: Path, options: list[str], said: str) -> None:
     rows = (place / "whole" / "evaluation" / "test" / "cases.csv").read_text().splitlines(True)
-    (fewer / "cases.csv").write_text("".join(rows[:-1]))
+    for name, kept in (("fewer", rows[:-1]), ("moved", rows)):
+        results = place / name / "evaluation" / "test"
+        results.mkdir(parents=True, exist_ok=True)
+        (results / "cases.csv").write_text("".join(kept))
+    (place / "moved" / "evaluation" / "test" / "scored_cases.json").write_text("{}")
     result = run_module("evaluate", "--run", "whole", *options, cwd=place)
-    assert result.stderr.splitlines()[-1].startswith(f"error[{code}]: ")
+    assert result.stderr.splitlines()[-1].startswith(f"error{said}")
     assert "Traceback" not in result.stderr

@@ -12,7 +12,7 @@ from rtsam_jax.ablation.variants import TAUS, Study
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.errors import EmptyROI
-from rtsam_jax.evaluation.side_by_side import ScoredRun, draw_ranked, drawable
+from rtsam_jax.evaluation.side_by_side import ScoredRun, draw_ranked, draw_side_by_side
 from rtsam_jax.report.results_html import Picture
 
 OF_PATIENTS = ("fig5", "fig7")  # stems of their files: not for publishing, unless of phantoms
@@ -29,7 +29,7 @@ def draw_variants(
         folder: is replaced by that of the pictures.
 
     Returns:
-        The pictures, and a sentence on the runs that kept no masks, if there are any.
+        The pictures, and a sentence on what they do not show, if there is anything.
     """
     runs = []
     for variant in study.variants:
@@ -37,12 +37,11 @@ def draw_variants(
         if first.replicate.name in scores[variant.name]:
             cases = scores[variant.name][first.replicate.name]
             runs.append(ScoredRun(variant.title, first.cases_file.parent, cases))
-    shown, lacking = drawable(runs)
-    if not shown:
-        return [], lacking
     heading = f"{data.dataset.name} ({data.dataset.kind}), {plan.replicates[0].name}"
     spec = PreprocessSpec.from_config(plan.cfg)
-    return draw_ranked(shown, data, spec, heading, folder), lacking
+    return draw_side_by_side(
+        runs, folder, lambda shown: draw_ranked(shown, data, spec, heading, folder)
+    )
 
 
 def draw_thresholds(plan: Plan, data: RunData, heading: str, out: Path) -> bool:

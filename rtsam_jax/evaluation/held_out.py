@@ -15,11 +15,13 @@ from rtsam_jax.data.pipeline import Neighbourhood
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.evaluation.inference import CropPredictor, predict_volume
-from rtsam_jax.evaluation.kept_masks import forget_masks, keep_mask
+from rtsam_jax.evaluation.kept_masks import keeping_masks
 from rtsam_jax.evaluation.report import draw_overlay, pick_for_figures, write_results
+from rtsam_jax.evaluation.scored_cases import ScoredCases
 from rtsam_jax.evaluation.scoring import Method, score_cases, trivial_methods
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.models.presets import get_spec
+from rtsam_jax.report.curves import CURVES
 from rtsam_jax.report.results_html import Picture
 from rtsam_jax.text.prompt_set import PROBES, PromptSet
 
@@ -70,22 +72,20 @@ def evaluate_held_out(
     methods |= trivial_methods(training, data.tasks, size, crop=cfg.data.crop)
     spec = PreprocessSpec.from_config(cfg)
     found: dict[str, list[CaseMetrics]] = {name: [] for name in methods}
-    labelled = [case for case in data.held_out if case.label is not None]
-    count = len(labelled)
+    labelled = ScoredCases.held_out(cfg, data)
+    count = len(labelled.cases)
     outside: dict[str, float] = {}
-    forget_masks(folder)
-    for i, scored in enumerate(score_cases(labelled, data.modality, spec, methods), start=1):
+    all_scored = score_cases(labelled.cases, data.modality, spec, methods)
+    for i, scored in enumerate(keeping_masks(all_scored, MODEL, folder), start=1):
         for name, metrics in scored.metrics.items():
             found[name].append(metrics)
-        keep_mask(folder, scored.case.id, scored.masks[MODEL], scored.truth)
         outside[scored.case.id] = scored.scan.fraction_outside_dose or 0.0
         if i % max(1, count // 10) == 0 or i == count:
             print(f"evaluated {i}/{count} cases", flush=True)
     figures = draw_overlays(cfg, data, found[MODEL], MODEL, methods[MODEL], folder / "figures")
     drawn = len(figures)
-    curves = run / "figures" / "curves.png"
-    if curves.exists():
-        figures.append(Picture(curves, "Training curves"))
+    if (run / CURVES).exists():
+        figures.append(Picture(run / CURVES, "Training curves"))
     heading = f"{data.dataset.name}, split {data.held_out_name}"
     text = write_results(
         folder,
@@ -95,6 +95,7 @@ def evaluate_held_out(
         notes=_notes(data.held_out, outside, seen, doubt),
         figures=figures,
     )
+    labelled.keep(folder)
     print(f"\n{heading} ({data.dataset.kind})\n{text}", flush=True)
     print(f"tables, masks, {drawn} overlays and report.html are in {folder}", flush=True)
     return found

@@ -7,12 +7,14 @@ by side are made of them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from rtsam_jax.data.nifti import Volume, write_volume
+from rtsam_jax.data.nifti import Volume, read_label, write_volume
+from rtsam_jax.errors import RTSamError, UnreadableFile
+from rtsam_jax.evaluation.scoring import Scored
 
 _FOLDER = "masks"
 
@@ -20,6 +22,14 @@ _FOLDER = "masks"
 def mask_file(results: Path, case: str) -> Path:
     """Where the mask of a case lies in a results folder."""
     return results / _FOLDER / f"{case}.nii.gz"
+
+
+def keeping_masks(scored: Iterable[Scored], method: str, results: Path) -> Iterator[Scored]:
+    """Passes scored cases on and keeps a method's masks; those of an earlier evaluation go."""
+    shutil.rmtree(results / _FOLDER, ignore_errors=True)
+    for one in scored:
+        keep_mask(results, one.case.id, one.masks[method], one.truth)
+        yield one
 
 
 def keep_mask(results: Path, case: str, mask: np.ndarray, truth: Volume) -> None:
@@ -31,9 +41,19 @@ def keep_mask(results: Path, case: str, mask: np.ndarray, truth: Volume) -> None
     write_volume(mask_file(results, case), Volume(mask, truth.affine), np.uint8)
 
 
-def forget_masks(results: Path) -> None:
-    """Removes those of an earlier evaluation."""
-    shutil.rmtree(results / _FOLDER, ignore_errors=True)
+def read_mask(results: Path, case: str) -> Volume:
+    """A case's mask.
+
+    Raises:
+        UnreadableFile: it is missing or damaged.
+    """
+    path = mask_file(results, case)
+    try:
+        return read_label(path, what="mask")
+    except RTSamError as cause:
+        raise UnreadableFile(
+            f"{path} is missing or damaged; score the run that it is of again."
+        ) from cause
 
 
 def has_masks(results: Path, cases: Iterable[str]) -> bool:

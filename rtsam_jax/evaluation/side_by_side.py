@@ -7,7 +7,7 @@ that anyone chose.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from rtsam_jax.data.nifti import read_label
 from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, label_to_grid
 from rtsam_jax.data.scans import preprocessed
 from rtsam_jax.data.selection import RunData
-from rtsam_jax.evaluation.kept_masks import has_masks, mask_file
+from rtsam_jax.errors import RTSamError
+from rtsam_jax.evaluation.kept_masks import has_masks, read_mask
 from rtsam_jax.evaluation.report import pick_for_figures
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.report.planes import PLANES, Plane
@@ -48,15 +49,32 @@ class ScoredRun:
         return has_masks(self.results, [found.case for found in self.cases])
 
 
-def drawable(runs: Sequence[ScoredRun]) -> tuple[list[ScoredRun], str]:
-    """The runs that kept their masks, and a sentence on those that did not, if there are any."""
+def draw_side_by_side(
+    runs: Sequence[ScoredRun],
+    folder: Path,
+    draw: Callable[[Sequence[ScoredRun]], list[Picture]],
+) -> tuple[list[Picture], str]:
+    """Draws the runs that kept their masks; the tables beside the pictures hang on none of them.
+
+    Args:
+        folder: is replaced by that of the pictures.
+        draw: `draw_ranked`, `draw_by_task`, or both, for at least one run.
+
+    Returns:
+        The pictures, and a sentence on what is not shown, if there is anything.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
     shown = [run for run in runs if run.drawable]
-    others = [run.title for run in runs if run not in shown]
-    if not others:
-        return shown, ""
-    return shown, (
-        f"Not in the pictures, since it was scored by an earlier version, which kept no masks: "
-        f"{', '.join(others)}; `python -m rtsam_jax.evaluate --run RUN` scores a run again."
+    lacking = [run.title for run in runs if run not in shown]
+    try:
+        pictures = draw(shown) if shown else []
+    except RTSamError as error:
+        return [], f"Masks are not shown side by side: {error}"
+    if not lacking:
+        return pictures, ""
+    return pictures, (
+        "Not shown side by side, for want of a mask of each case (earlier versions kept none): "
+        f"{', '.join(lacking)}; `python -m rtsam_jax.evaluate --run RUN` scores a run again."
     )
 
 
@@ -67,12 +85,11 @@ def draw_ranked(
 
     Args:
         runs: all drawable and scored on the same cases of `data.held_out`; at least one.
-        folder: is replaced by that of the pictures.
+        folder: of the pictures.
 
     Raises:
         RTSamError: a volume cannot be read any more.
     """
-    shutil.rmtree(folder, ignore_errors=True)
     ranks = {
         runs[-1].cases[at].case: rank
         for at, rank in pick_for_figures(runs[-1].cases, _RANKED).items()
@@ -125,7 +142,7 @@ def _rows(
     """A row for each plane, by its title."""
     assert case.label is not None  # it was scored
     volumes = {"": read_label(case.label, case.label_value)}
-    volumes |= {run.title: read_label(mask_file(run.results, case.id), what="mask") for run in runs}
+    volumes |= {run.title: read_mask(run.results, case.id) for run in runs}
     masks = {
         name: label_to_grid(volume, scan.grid, name=case.id).astype(bool)
         for name, volume in volumes.items()

@@ -9,11 +9,12 @@ from typing import NamedTuple
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cache import cache_root
 from rtsam_jax.data.cases import Case
+from rtsam_jax.data.fingerprints import fingerprints
 from rtsam_jax.data.selection import RunData, load_run_data, splits_of
 from rtsam_jax.errors import ConfigError, IncompleteCase
 from rtsam_jax.training.model_file import check_tasks
 from rtsam_jax.training.restored import load_run_config, load_scoring_config
-from rtsam_jax.training.run import RECORD, fingerprints, require_train_cases
+from rtsam_jax.training.run import RECORD, require_train_cases
 from rtsam_jax.training.seen import Seen, read_seen, require_not_among, those_among
 
 VALIDATION = "val"  # the split that is calibrated on where none is named

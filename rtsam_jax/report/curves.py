@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rtsam_jax.errors import MissingFile, UnreadableFile
 from rtsam_jax.report import canvas
 
+CURVES = "figures/curves.png"  # in a run's folder
 SERIES = (
     canvas.BLACK,
     canvas.VERMILION,

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from rtsam_jax.errors import VolumeError
 from rtsam_jax.report import canvas
-from rtsam_jax.report.curves import plot_curves
 from rtsam_jax.report.planes import (
     BOX,
     PLANES,
@@ -36,7 +35,7 @@ from rtsam_jax.report.planes import (
     view_around,
 )
 
-__all__ = ["overlay_centre", "plot_curves", "plot_overlay"]
+__all__ = ["overlay_centre", "plot_overlay"]
 
 PREDICTION = canvas.SKY
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from rtsam_jax.report.planes import (
 PREDICTION = canvas.SKY
 _INCHES = 1.9  # of a panel
 _SHADE = 0.45  # opacity of a mask
-_LETTERS = 22  # of a column's title in a line
+_LETTERS = 22  # of a column's or row's title in a line
+_LETTERS_PER_INCH = 12  # of the whole title
 
 
 @dataclass(frozen=True)
@@ -72,43 +73,58 @@ def plot_side_by_side(rows: Sequence[Row], title: str, out: Path) -> None:
         out: PNG.
     """
     columns = ["Truth", *rows[0].masks]
-    height = _INCHES * len(rows)
-    margin = 0.12 + 0.18 * max(row.title.count("\n") + 1 for row in rows)
-    figure = Figure(figsize=(_INCHES * len(columns) + margin, height + 0.95), facecolor="white")
+    names = [textwrap.fill(column, _LETTERS) for column in columns]
+    sides = [
+        "\n".join(textwrap.fill(line, _LETTERS) for line in row.title.split("\n")) for row in rows
+    ]
+    left = 0.12 + 0.18 * _lines(*sides)
+    width = _INCHES * len(columns) + left
+    title = textwrap.fill(title, int(width * _LETTERS_PER_INCH))
+    bottom, top = 0.35, 0.12 + 0.2 * _lines(title) + 0.16 * _lines(*names)
+    height = _INCHES * len(rows) + bottom + top
+    figure = Figure(figsize=(width, height), facecolor="white")
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
-    edge = margin / figure.get_figwidth()
-    low, high = 0.35 / figure.get_figheight(), 1 - 0.6 / figure.get_figheight()
-    figure.subplots_adjust(left=edge, right=0.995, bottom=low, top=high, wspace=0.03, hspace=0.03)
-    for axes, row in zip(panels, rows, strict=True):
-        axes[0].set_ylabel(row.title, fontsize=9)
-        masks = dict(zip(columns, (row.truth, *row.masks.values()), strict=True))
-        for axis, (column, mask) in zip(axes, masks.items(), strict=True):
-            colour = TRUTH if column == columns[0] else PREDICTION
-            _draw_panel(axis, row, mask, colour, row.said.get(column, ""))
-    for axis, column in zip(panels[0], columns, strict=True):
-        axis.set_title(textwrap.fill(column, _LETTERS), fontsize=9)
+    figure.subplots_adjust(
+        left=left / width,
+        right=0.995,
+        bottom=bottom / height,
+        top=1 - top / height,
+        wspace=0.03,
+        hspace=0.03,
+    )
+    for axes, row, side in zip(panels, rows, sides, strict=True):
+        axes[0].set_ylabel(side, fontsize=9)
+        _draw_row(axes, row, columns)
+    for axis, name in zip(panels[0], names, strict=True):
+        axis.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=11, x=0.01, y=0.995, ha="left", va="top")
     _draw_legend(figure)
     canvas.save(figure, out)
 
 
-def _draw_panel(axis: Axes, row: Row, mask: NDArray[np.bool_], colour: str, said: str) -> None:
-    plane, spacing = row.plane, row.spacing_mm
-    centre = overlay_centre(row.image.shape, row.truth, *row.masks.values())
-    low, high = view_around(
-        (row.truth, *row.masks.values()), None, centre, spacing, row.image.shape
-    )
-    pixels = plane.cut(row.image, centre[plane.through])
-    draw_image(axis, plane, pixels, spacing, grey_window(row.image))
-    inside = plane.cut(mask, centre[plane.through])
-    shade = np.zeros((*inside.shape, 4))
-    shade[inside] = to_rgba(colour, _SHADE)
-    axis.imshow(shade, origin="lower", extent=slice_extent(plane, pixels, spacing))
-    outline = plane.cut(row.truth, centre[plane.through])
-    draw_outline(axis, plane, outline, spacing, colors=TRUTH, linewidths=1.4)
-    in_view(axis, plane, low, high)
-    draw_names(axis, plane, said, text_style(axis, 7))
-    draw_scale_bar(axis, high[0] - low[0], text_style(axis, 6))
+def _lines(*texts: str) -> int:
+    return max(text.count("\n") + 1 for text in texts)
+
+
+def _draw_row(axes: Iterable[Axes], row: Row, columns: Sequence[str]) -> None:
+    """The same slice and view in every panel."""
+    plane, spacing, every = row.plane, row.spacing_mm, (row.truth, *row.masks.values())
+    centre = overlay_centre(row.image.shape, *every)
+    low, high = view_around(every, None, centre, spacing, row.image.shape)
+    at = centre[plane.through]
+    pixels, outline = plane.cut(row.image, at), plane.cut(row.truth, at)
+    grey = grey_window(row.image)
+    colours = (TRUTH, *[PREDICTION] * len(row.masks))
+    for axis, column, mask, colour in zip(axes, columns, every, colours, strict=True):
+        draw_image(axis, plane, pixels, spacing, grey)
+        inside = plane.cut(mask, at)
+        shade = np.zeros((*inside.shape, 4))
+        shade[inside] = to_rgba(colour, _SHADE)
+        axis.imshow(shade, origin="lower", extent=slice_extent(plane, pixels, spacing))
+        draw_outline(axis, plane, outline, spacing, colors=TRUTH, linewidths=1.4)
+        in_view(axis, plane, low, high)
+        draw_names(axis, plane, row.said.get(column, ""), text_style(axis, 7))
+        draw_scale_bar(axis, high[0] - low[0], text_style(axis, 6))
 
 
 def _draw_legend(figure: Figure) -> None:

@@ -13,8 +13,10 @@ from flax import nnx
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.config_ranges import leaf_fields
+from rtsam_jax.data.import_folder import some
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.errors import ConfigError, MissingFile
+from rtsam_jax.evaluation.scored_cases import ScoredCases
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.report.tables import read_cases
 from rtsam_jax.text.language_model import describe
@@ -129,18 +131,20 @@ class OurRun:
         return differs
 
 
-def read_ours(folders: Sequence[Path], data: RunData, seeds: Sequence[int]) -> list[OurRun]:
+def read_ours(
+    folders: Sequence[Path], data: RunData, seeds: Sequence[int], held_out: ScoredCases
+) -> list[OurRun]:
     """The runs in the order of `seeds`.
 
     Raises:
         MissingFile, UnreadableFile: a folder is no run's, or the run is not scored on the split.
         ConfigError: other seeds than the rivals, or one twice; runs of several models; a run on
-            another dataset, or scored on other cases.
+            another dataset, or scored on other cases or files.
     """
     runs: dict[int, OurRun] = {}
     for folder in folders:
         cfg = load_run_config(folder)
-        run = OurRun(folder, cfg, _read_scored(folder, cfg, data))
+        run = OurRun(folder, cfg, _read_scored(folder, cfg, data, held_out))
         if twin := runs.get(cfg.seed):
             raise ConfigError(
                 f"--ours has two runs of config.seed {cfg.seed}, {twin.folder} and {folder}; give "
@@ -163,15 +167,16 @@ def read_ours(folders: Sequence[Path], data: RunData, seeds: Sequence[int]) -> l
     return [runs[seed] for seed in seeds if runs]
 
 
-def _read_scored(folder: Path, cfg: ExperimentConfig, data: RunData) -> list[CaseMetrics]:
+def _read_scored(
+    folder: Path, cfg: ExperimentConfig, data: RunData, held_out: ScoredCases
+) -> list[CaseMetrics]:
     """A run's measures of the cases that the rivals are scored on."""
-    wanted = sorted((c.id, c.task, c.patient) for c in data.held_out if c.label is not None)
-    table = folder / "evaluation" / data.held_out_name / "cases.csv"
+    results = folder / "evaluation" / data.held_out_name
     elsewhere = Path(cfg.data.dataset).resolve() != data.dataset.root.resolve()
-    if table.is_file() or not elsewhere:
-        cases = read_cases(table)
-        if sorted((m.case, m.task, m.patient) for m in cases) == wanted:
-            return cases
+    changed: list[str] = []
+    if (results / "cases.csv").is_file() or not elsewhere:
+        if not (changed := held_out.changed_since(results)):
+            return read_cases(results / "cases.csv")
     if elsewhere:
         raise ConfigError(
             f"{folder} is a run on {cfg.data.dataset}, not scored on the split "
@@ -180,5 +185,6 @@ def _read_scored(folder: Path, cfg: ExperimentConfig, data: RunData) -> list[Cas
         )
     raise ConfigError(
         f"{folder} is scored on other cases than the split {data.held_out_name!r} of "
-        f"{data.dataset.root} has; evaluate it again on the dataset as it is."
+        f"{data.dataset.root} now has, or on other files of theirs ({some(changed)}); evaluate it "
+        f"again on the dataset as it is."
     )

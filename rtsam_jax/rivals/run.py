@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cases import Case
+from rtsam_jax.data.import_folder import some
 from rtsam_jax.data.json_file import read_json, write_json
 from rtsam_jax.data.prepared import PreparedCases
 from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec
@@ -18,12 +20,13 @@ from rtsam_jax.data.selection import RunData
 from rtsam_jax.errors import OutputExists
 from rtsam_jax.evaluation.held_out import draw_overlays
 from rtsam_jax.evaluation.inference import CropPredictor, predict_volume
-from rtsam_jax.evaluation.kept_masks import forget_masks, has_masks, keep_mask
+from rtsam_jax.evaluation.kept_masks import has_masks, keeping_masks
 from rtsam_jax.evaluation.report import write_results
+from rtsam_jax.evaluation.scored_cases import ScoredCases
 from rtsam_jax.evaluation.scoring import score_cases
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.models.presets import get_spec
-from rtsam_jax.report.figures import plot_curves
+from rtsam_jax.report.curves import CURVES, plot_curves
 from rtsam_jax.report.results_html import Picture
 from rtsam_jax.report.tables import read_cases
 from rtsam_jax.rivals.crops import crop_batches
@@ -34,7 +37,6 @@ from rtsam_jax.training.run import has_steps, open_run_folder, total_steps
 from rtsam_jax.training.stopping import stop_request
 
 RECORD = "rival.json"
-CURVES = "figures/curves.png"  # in the run's folder, of our model's runs too
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def run_rival(
     training: PreparedCases,
     *,
     train_cases: Sequence[str],
+    held_out: ScoredCases,
 ) -> RivalRun:
     """Trains a rival, or goes on with it, and scores it as our model is scored.
 
@@ -76,6 +79,7 @@ def run_rival(
         cfg: with the run's own folder and seed.
         training: the prepared training cases.
         train_cases: their `fingerprints`.
+        held_out: of `data`, as they are now.
 
     Raises:
         OutputExists: the folder holds another run.
@@ -84,6 +88,8 @@ def run_rival(
     tasks = list(data.tasks)
     with open_run_folder(cfg, train_cases, option="--out FOLDER") as folder:
         _require_same(folder, {"model": name, "tasks": tasks, **dataclasses.asdict(options)})
+        if not has_steps(folder):  # what was scored here is another network's
+            shutil.rmtree(folder / "evaluation", ignore_errors=True)
         rival = Rival(
             name,
             size=get_spec(cfg.model.preset).image_size,
@@ -112,7 +118,7 @@ def run_rival(
                 stop=stop,
             )
         plot_curves(folder / "metrics.jsonl", folder / CURVES)
-        found = _score(rival, cfg, data, folder)
+        found = _score(rival, cfg, data, held_out, folder)
         return RivalRun(
             title=rival.title,
             seed=cfg.seed,
@@ -151,32 +157,31 @@ def make_predictor(rival: Rival) -> CropPredictor:
     return predict
 
 
-def _score(rival: Rival, cfg: ExperimentConfig, data: RunData, folder: Path) -> list[CaseMetrics]:
+def _score(
+    rival: Rival, cfg: ExperimentConfig, data: RunData, held_out: ScoredCases, folder: Path
+) -> list[CaseMetrics]:
     """Measures of the held-out cases, read where they are there already; writes the results."""
     place = folder / "evaluation" / data.held_out_name
-    labelled = [case for case in data.held_out if case.label is not None]
-    found: list[CaseMetrics] = []
-    if (place / "cases.csv").exists():
-        found = read_cases(place / "cases.csv")
-    wanted = [(case.id, case.task) for case in labelled]
-    scored_before = [(m.case, m.task) for m in found] == wanted
-    whole = (place / "report.html").is_file()  # the last of the results
-    if scored_before and whole and has_masks(place, [case.id for case in labelled]):
-        print(f"{rival.title}: scored before; delete {place} to score it again", flush=True)
-        return found
+    cases = held_out.cases
+    # The page is written after the tables, and earlier versions kept no masks.
+    whole = all((place / name).is_file() for name in ("cases.csv", "report.html"))
+    if whole and has_masks(place, [case.id for case in cases]):
+        if not (changed := held_out.changed_since(place)):
+            print(f"{rival.title}: scored before; delete {place} to score it again", flush=True)
+            return read_cases(place / "cases.csv")
+        print(f"{rival.title}: scored again, since {some(changed)} changed", flush=True)
     predict, size = make_predictor(rival), rival.size
 
     def method(case: Case, scan: Preprocessed) -> np.ndarray:
         return predict_volume(predict, scan, data.tasks.index(case.task), size, name=case.id)
 
-    spec = PreprocessSpec.from_config(cfg)
+    methods = {rival.title: method}
+    all_scored = score_cases(cases, data.modality, PreprocessSpec.from_config(cfg), methods)
     found = []
-    forget_masks(place)
-    for scored in score_cases(labelled, data.modality, spec, {rival.title: method}):
+    for scored in keeping_masks(all_scored, rival.title, place):
         found.append(scored.metrics[rival.title])
-        keep_mask(place, scored.case.id, scored.masks[rival.title], scored.truth)
-        if len(found) % max(1, len(labelled) // 4) == 0:
-            print(f"{rival.title}: scored {len(found)}/{len(labelled)} cases", flush=True)
+        if len(found) % max(1, len(cases) // 4) == 0:
+            print(f"{rival.title}: scored {len(found)}/{len(cases)} cases", flush=True)
     overlays = draw_overlays(cfg, data, found, rival.title, method, place / "figures")
     write_results(
         place,
@@ -185,4 +190,5 @@ def _score(rival: Rival, cfg: ExperimentConfig, data: RunData, folder: Path) -> 
         kind=data.dataset.kind,
         figures=[*overlays, Picture(folder / CURVES, "Training curves")],
     )
+    held_out.keep(place)
     return found

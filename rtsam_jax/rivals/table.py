@@ -11,16 +11,22 @@ from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData
 from rtsam_jax.evaluation.report import write_results
-from rtsam_jax.evaluation.side_by_side import ScoredRun, draw_by_task, draw_ranked, drawable
+from rtsam_jax.evaluation.side_by_side import (
+    ScoredRun,
+    draw_by_task,
+    draw_ranked,
+    draw_side_by_side,
+)
 from rtsam_jax.metrics.case import CaseMetrics
 from rtsam_jax.metrics.summary import pooled
+from rtsam_jax.report.curves import CURVES
 from rtsam_jax.report.files import written_whole
 from rtsam_jax.report.latex import latex
 from rtsam_jax.report.results_html import KINDS, Picture
 from rtsam_jax.report.results_tables import COMPARED, find_differences, results_tables
 from rtsam_jax.report.tables import Cell, Table, render, write_csv
 from rtsam_jax.rivals.ours import OurRun
-from rtsam_jax.rivals.run import CURVES, RivalOptions, RivalRun
+from rtsam_jax.rivals.run import RivalOptions, RivalRun
 from rtsam_jax.training.run import total_steps
 
 OURS = "ours"
@@ -179,20 +185,19 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
 
 
 def _draw(comparison: Comparison, folder: Path) -> tuple[list[Picture], str]:
-    """Masks side by side and the training curves; a sentence on who kept no masks."""
+    """Masks side by side and the training curves; a sentence on what is not shown, if any is."""
     data, spec = comparison.data, PreprocessSpec.from_config(comparison.cfg)
-    heading = f"{comparison.heading} ({data.dataset.kind})"
-    shown, lacking = drawable(
-        [
-            ScoredRun(title, run / "evaluation" / data.held_out_name, cases)
-            for title, run, cases in comparison.columns
-        ]
-    )
-    pictures: list[Picture] = []
-    (folder / FIGURE).unlink(missing_ok=True)
-    if shown:
-        pictures += draw_ranked(shown, data, spec, heading, folder / "figures")
-        pictures.insert(0, draw_by_task(shown, data, spec, heading, folder / FIGURE))
+    heading = f"{comparison.heading} ({data.dataset.kind}), seed {comparison.seeds[0]}"
+    runs = [
+        ScoredRun(title, run / "evaluation" / data.held_out_name, cases)
+        for title, run, cases in comparison.columns
+    ]
+
+    def draw(shown: Sequence[ScoredRun]) -> list[Picture]:
+        by_task = draw_by_task(shown, data, spec, heading, folder / FIGURE)
+        return [by_task, *draw_ranked(shown, data, spec, heading, folder / "figures")]
+
+    pictures, lacking = draw_side_by_side(runs, folder / "figures", draw)
     for title, run, _ in comparison.columns:
         if (run / CURVES).is_file():
             pictures.append(Picture(run / CURVES, f"Training curves, {title}"))

@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import jax
-from etils import epath
 
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.config_ranges import leaf_fields
 from rtsam_jax.data.cache import cache_root
-from rtsam_jax.data.cases import Case
-from rtsam_jax.data.content import ContentHashes
 from rtsam_jax.data.file_lock import take_lock
 from rtsam_jax.data.json_file import write_json
 from rtsam_jax.data.prepare import prepare_cases
@@ -91,25 +88,6 @@ def prepare_training(cfg: ExperimentConfig, data: RunData) -> PreparedCases:
         cfg.dose.source,
         user_cache("prepared"),
     )
-
-
-def fingerprints(cases: Sequence[Case], cache: epath.Path) -> list[str]:
-    """What a resumed run has to find again, a line per case: id, task, record, files' contents.
-
-    Args:
-        cache: of `cache_root`; it remembers what files held.
-
-    Raises:
-        MissingFile, UnreadableFile: of a case's file.
-    """
-    digests = ContentHashes(cache).digests(path for case in cases for path in case.files)
-
-    def line(case: Case) -> str:
-        held = [digests.get(f) if f else None for f in (case.image, case.dose, case.label)]
-        what = [case.id, case.task, *held, case.label_value, case.record]
-        return json.dumps(what, sort_keys=True)
-
-    return [line(case) for case in cases]
 
 
 @contextmanager

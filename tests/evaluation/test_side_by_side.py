@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,14 @@ import pytest
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.evaluation import side_by_side
-from rtsam_jax.evaluation.kept_masks import forget_masks
-from rtsam_jax.evaluation.side_by_side import draw_by_task, draw_ranked, drawable
+from rtsam_jax.evaluation.kept_masks import mask_file
+from rtsam_jax.evaluation.side_by_side import (
+    ScoredRun,
+    draw_by_task,
+    draw_ranked,
+    draw_side_by_side,
+)
+from rtsam_jax.report.results_html import Picture
 from rtsam_jax.report.side_by_side import Row
 from tests.scored_run import scored
 from tests.tiny import tiny_config
@@ -42,8 +49,6 @@ def test_the_last_runs_ranking_chooses_and_every_run_shows_its_own_mask(
     last = scored("last", data, tmp_path / "b", {"p3_orn": 1, "p4_ce": 0})
     spec = PreprocessSpec.from_config(tiny_config(data.dataset.root))
     folder = tmp_path / "figures"
-    folder.mkdir()
-    (folder / "stale.png").touch()
     pictures = draw_ranked([other, last], data, spec, "tiny", folder)
     assert [picture.path.name for picture in pictures] == ["best.png", "worst.png"]
     assert [picture.title for picture in pictures] == [
@@ -70,7 +75,38 @@ def test_a_case_of_every_task(data: RunData, tmp_path: Path, rows: list[list[Row
 
 def test_a_run_without_masks_is_named(data: RunData, tmp_path: Path) -> None:
     runs = [scored(f"run {i}", data, tmp_path / str(i), {"p3_orn": 0, "p4_ce": 1}) for i in (0, 1)]
-    assert drawable(runs) == (runs, "")
-    forget_masks(runs[0].results)
-    shown, said = drawable(runs)
-    assert shown == runs[1:] and "kept no masks: run 0; `python -m" in said
+    folder, asked = tmp_path / "figures", []
+
+    def draw(shown: Sequence[ScoredRun]) -> list[Picture]:
+        assert not folder.exists()  # pictures of an earlier state are gone
+        asked.append(list(shown))
+        return [Picture(folder / "x.png", "x")]
+
+    def drawn() -> tuple[int, str]:
+        folder.mkdir(exist_ok=True)
+        pictures, said = draw_side_by_side(runs, folder, draw)
+        return len(pictures), said
+
+    assert drawn() == (1, "") and asked.pop() == runs
+    mask_file(runs[0].results, "p4_ce").unlink()
+    found, said = drawn()
+    assert found == 1 and asked.pop() == runs[1:] and "kept none): run 0; `python -m" in said
+    mask_file(runs[1].results, "p3_orn").unlink()
+    found, said = drawn()
+    assert found == 0 and not asked and "kept none): run 0, run 1;" in said and not folder.exists()
+
+
+def test_a_damaged_mask_is_told_and_costs_the_pictures_alone(data: RunData, tmp_path: Path) -> None:
+    runs = [scored(f"run {i}", data, tmp_path / str(i), {"p3_orn": 0, "p4_ce": 1}) for i in (0, 1)]
+    damaged = mask_file(runs[0].results, "p4_ce")
+    spec = PreprocessSpec.from_config(tiny_config(data.dataset.root))
+    damaged.write_text("x")
+    folder = tmp_path / "figures"
+    pictures, said = draw_side_by_side(
+        runs, folder, lambda shown: draw_ranked(shown, data, spec, "tiny", folder)
+    )
+    assert pictures == []
+    assert said == (
+        f"Masks are not shown side by side: {damaged} is missing or damaged; score the run that it "
+        "is of again."
+    )

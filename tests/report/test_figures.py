@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgb
 
 from rtsam_jax.errors import MissingFile, UnreadableFile, VolumeError
 from rtsam_jax.report import canvas, figures
-from rtsam_jax.report.curves import read_curves, running_mean
-from rtsam_jax.report.figures import overlay_centre, plot_curves, plot_overlay
+from rtsam_jax.report.curves import plot_curves, read_curves, running_mean
+from rtsam_jax.report.figures import overlay_centre, plot_overlay
 
 SHAPE, SPACING = (40, 50, 30), (2.0, 2.0, 3.0)
 

@@ -78,3 +78,30 @@ def test_every_mask_is_shown_in_its_own_column_and_where_it_is(
     assert "Dice 1.00" in written and not any(
         "Dice" in t.get_text() for t in panels["nothing"].texts
     )
+
+
+@pytest.mark.parametrize("columns", [1, 2, 8])
+def test_long_names_stay_whole_and_in_the_picture(
+    tmp_path: Path, figures: list, columns: int
+) -> None:
+    """Ids have up to 100 letters, and a study may have one row."""
+    mask = cuboid((10, 10, 10), (16, 16, 16))
+    masks = {f"a model with a name as long as this {i}": mask for i in range(columns)}
+    case = "HNSCC-01-0001-20090512_osteoradionecrosis_" * 2
+    rows = [
+        Row(f"jaw\n{case}", PLANES[0], np.full(SHAPE, 40.0), mask, masks, SPACING) for _ in range(2)
+    ]
+    title = f"a dataset (surrogate), seed0 · median of the last model: {case}, osteoradionecrosis"
+    plot_side_by_side(rows, title, tmp_path / "picture.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    titles = [axis.title for axis in figure.axes[: columns + 1]]
+    sides = [axis.yaxis.label for axis in figure.axes[:: columns + 1]]
+    texts = [figure._suptitle, *titles, *sides]
+    boxes = [text.get_window_extent() for text in texts]
+    for text, box in zip(texts, boxes, strict=True):
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i]), texts[i]
+    assert "".join(texts[0].get_text().split()) == "".join(title.split())

@@ -18,11 +18,11 @@ from etils import epath
 from rtsam_jax import errors
 from rtsam_jax.config import ExperimentConfig
 from rtsam_jax.data.cases import load_dataset
+from rtsam_jax.data.fingerprints import fingerprints
 from rtsam_jax.data.nifti import read_volume, write_volume
 from rtsam_jax.training.restored import load_run_config
 from rtsam_jax.training.run import (
     environment,
-    fingerprints,
     open_run_folder,
     read_record,
     total_steps,
