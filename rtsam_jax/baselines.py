@@ -120,9 +120,9 @@ def run(cfg: ExperimentConfig, arguments: argparse.Namespace, command: str) -> N
         print(f"\n{write_comparison(comparison, out / 'results')}", flush=True)
         if arguments.markdown:
             text = section(comparison, command, _where())
-            synthetic = data.dataset.kind == "synthetic"  # patients are not for publishing
-            figure = out / "results" / FIGURE
-            shown = {"Masks side by side": figure} if figure.exists() and synthetic else {}
+            figure, shown = out / "results" / FIGURE, {}
+            if figure.exists() and data.dataset.kind == "synthetic":  # patients are not published
+                shown["Masks side by side (synthetic)"] = figure
             write_section(arguments.markdown, "baselines", arguments.section, text, shown)
         print(f"tables are in {out / 'results'}", flush=True)
     if failed:

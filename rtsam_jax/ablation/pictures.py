@@ -31,17 +31,22 @@ def draw_variants(
     Returns:
         The pictures, and a sentence on what they do not show, if there is anything.
     """
-    runs = []
+    first = plan.replicates[0].name
+    runs, absent = [], []
     for variant in study.variants:
-        first = plan.of(variant)[0]
-        if first.replicate.name in scores[variant.name]:
-            cases = scores[variant.name][first.replicate.name]
-            runs.append(ScoredRun(variant.title, first.cases_file.parent, cases))
-    heading = f"{data.dataset.name} ({data.dataset.kind}), {plan.replicates[0].name}"
+        if first in scores[variant.name]:
+            results = plan.of(variant)[0].cases_file.parent
+            runs.append(ScoredRun(variant.title, results, scores[variant.name][first]))
+        else:
+            absent.append(variant.title)
+    heading = f"{data.dataset.name} ({data.dataset.kind}), {first}"
     spec = PreprocessSpec.from_config(plan.cfg)
-    return draw_side_by_side(
+    pictures, said = draw_side_by_side(
         runs, folder, lambda shown: draw_ranked(shown, data, spec, heading, folder)
     )
+    if absent:
+        said += f" Not shown side by side, since {first} is not there: {'; '.join(absent)}."
+    return pictures, said.strip()
 
 
 def draw_thresholds(plan: Plan, data: RunData, heading: str, out: Path) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 
 from rtsam_jax.data.nifti import Volume, read_label, write_volume
 from rtsam_jax.errors import RTSamError, UnreadableFile
+from rtsam_jax.evaluation.mask_files import same_grid
 from rtsam_jax.evaluation.scoring import Scored
 
 _FOLDER = "masks"
@@ -41,19 +42,24 @@ def keep_mask(results: Path, case: str, mask: np.ndarray, truth: Volume) -> None
     write_volume(mask_file(results, case), Volume(mask, truth.affine), np.uint8)
 
 
-def read_mask(results: Path, case: str) -> Volume:
+def read_mask(results: Path, case: str, truth: Volume) -> Volume:
     """A case's mask.
 
     Raises:
-        UnreadableFile: it is missing or damaged.
+        UnreadableFile: it is missing, damaged, or not on the grid of `truth`.
     """
     path = mask_file(results, case)
     try:
-        return read_label(path, what="mask")
+        mask = read_label(path, what="mask")
     except RTSamError as cause:
         raise UnreadableFile(
-            f"{path} is missing or damaged; score the run that it is of again."
+            f"{path} is missing or damaged; delete it and have its run scored again."
         ) from cause
+    if not same_grid(mask, truth):
+        raise UnreadableFile(
+            f"{path} is not on the grid of its label; delete it and have its run scored again."
+        )
+    return mask
 
 
 def has_masks(results: Path, cases: Iterable[str]) -> bool:

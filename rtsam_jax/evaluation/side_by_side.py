@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rtsam_jax.data.cases import Case
-from rtsam_jax.data.nifti import read_label
+from rtsam_jax.data.nifti import Volume, read_label
 from rtsam_jax.data.preprocess import Preprocessed, PreprocessSpec, label_to_grid
 from rtsam_jax.data.scans import preprocessed
 from rtsam_jax.data.selection import RunData
@@ -64,18 +64,21 @@ def draw_side_by_side(
         The pictures, and a sentence on what is not shown, if there is anything.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    shown = [run for run in runs if run.drawable]
-    lacking = [run.title for run in runs if run not in shown]
+    shown = [run for run in runs if run.cases and run.drawable]
+    lacking = [run.title for run in runs if run.cases and not run.drawable]
+    pictures: list[Picture] = []
+    said = []
     try:
-        pictures = draw(shown) if shown else []
+        if shown:
+            pictures = draw(shown)
     except RTSamError as error:
-        return [], f"Masks are not shown side by side: {error}"
-    if not lacking:
-        return pictures, ""
-    return pictures, (
-        "Not shown side by side, for want of a mask of each case (earlier versions kept none): "
-        f"{', '.join(lacking)}; `python -m rtsam_jax.evaluate --run RUN` scores a run again."
-    )
+        said.append(f"Masks are not shown side by side: {error}")
+    if lacking:
+        said.append(
+            "Not shown side by side, for want of a mask of each case (earlier versions kept none): "
+            f"{', '.join(lacking)}; `python -m rtsam_jax.evaluate --run RUN` scores a run again."
+        )
+    return pictures, " ".join(said)
 
 
 def draw_ranked(
@@ -124,9 +127,9 @@ def draw_by_task(
         for case, scan in _scans(chosen, data, spec)
         for row in _rows(case, scan, runs, {f"{case.task}\n{case.id}": _AXIAL})
     ]
-    plot_side_by_side(rows, heading, out)
-    about = f"of each task the case with the median Dice of {runs[-1].title}, axial."
-    return Picture(out, "The methods side by side", about)
+    about = f"of each task the case with the median Dice of {runs[-1].title}"
+    plot_side_by_side(rows, f"{heading} · {about}", out)
+    return Picture(out, "The methods side by side", f"{about}, axial.")
 
 
 def _scans(
@@ -141,13 +144,13 @@ def _rows(
 ) -> list[Row]:
     """A row for each plane, by its title."""
     assert case.label is not None  # it was scored
-    volumes = {"": read_label(case.label, case.label_value)}
-    volumes |= {run.title: read_mask(run.results, case.id) for run in runs}
-    masks = {
-        name: label_to_grid(volume, scan.grid, name=case.id).astype(bool)
-        for name, volume in volumes.items()
-    }
-    truth = masks.pop("")
+    label = read_label(case.label, case.label_value)
+
+    def on_model_grid(volume: Volume) -> np.ndarray:
+        return label_to_grid(volume, scan.grid, name=case.id).astype(bool)
+
+    truth = on_model_grid(label)
+    masks = {run.title: on_model_grid(read_mask(run.results, case.id, label)) for run in runs}
     dice = {run.title: next(of for of in run.cases if of.case == case.id).dice for run in runs}
     return [
         Row(

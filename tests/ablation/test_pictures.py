@@ -53,7 +53,11 @@ def test_the_variants_stand_side_by_side_on_the_last_ones_cases(
     record = make_record([], plan, {"seed0": data, "seed1": data}, [])
     study, scores = STUDIES["components"], record.scores["components"]
     pictures, said = draw_variants(plan, study, scores, data, tmp_path / "figures")
-    assert said == ""
+    absent = (
+        "Not shown side by side, since seed0 is not there: Base, plain task id; Base-T-B; "
+        "Base-T-B, crop without dose; Base-T-B-C."
+    )
+    assert said == absent
     assert [picture.title for picture in pictures] == [
         "best of Base-T-B-C-L: p4_ce",
         "worst of Base-T-B-C-L: p3_orn",
@@ -61,7 +65,7 @@ def test_the_variants_stand_side_by_side_on_the_last_ones_cases(
     (old,) = (run for run in plan.runs if (run.variant, run.replicate.name) == ("base", "seed0"))
     mask_file(old.cases_file.parent, "p4_ce").unlink()
     pictures, said = draw_variants(plan, study, scores, data, tmp_path / "figures")
-    assert len(pictures) == 2 and "kept none): Base;" in said
+    assert len(pictures) == 2 and "kept none): Base;" in said and said.endswith(absent)
 
 
 @pytest.mark.parametrize("kind", ["synthetic", "surrogate"])

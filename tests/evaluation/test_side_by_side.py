@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from rtsam_jax.data.nifti import Volume, read_label, write_volume
 from rtsam_jax.data.preprocess import PreprocessSpec
 from rtsam_jax.data.selection import RunData, load_run_data
 from rtsam_jax.evaluation import side_by_side
@@ -96,17 +98,31 @@ def test_a_run_without_masks_is_named(data: RunData, tmp_path: Path) -> None:
     assert found == 0 and not asked and "kept none): run 0, run 1;" in said and not folder.exists()
 
 
-def test_a_damaged_mask_is_told_and_costs_the_pictures_alone(data: RunData, tmp_path: Path) -> None:
+def test_runs_without_cases_are_not_drawn(tmp_path: Path) -> None:
+    def draw(shown: Sequence[ScoredRun]) -> list[Picture]:
+        raise AssertionError("there is nothing to draw")
+
+    assert draw_side_by_side([ScoredRun("run", tmp_path, [])], tmp_path / "x", draw) == ([], "")
+
+
+@pytest.mark.parametrize("fault", ["missing or damaged", "not on the grid of its label"])
+def test_a_damaged_mask_is_told_and_costs_the_pictures_alone(
+    data: RunData, tmp_path: Path, fault: str
+) -> None:
     runs = [scored(f"run {i}", data, tmp_path / str(i), {"p3_orn": 0, "p4_ce": 1}) for i in (0, 1)]
     damaged = mask_file(runs[0].results, "p4_ce")
     spec = PreprocessSpec.from_config(tiny_config(data.dataset.root))
-    damaged.write_text("x")
+    if fault == "missing or damaged":
+        damaged.write_text("x")
+    else:
+        mask = read_label(damaged)
+        write_volume(damaged, Volume(mask.array, mask.affine + 50 * np.eye(4)), np.uint8)
     folder = tmp_path / "figures"
     pictures, said = draw_side_by_side(
         runs, folder, lambda shown: draw_ranked(shown, data, spec, "tiny", folder)
     )
     assert pictures == []
     assert said == (
-        f"Masks are not shown side by side: {damaged} is missing or damaged; score the run that it "
-        "is of again."
+        f"Masks are not shown side by side: {damaged} is {fault}; delete it and have its run "
+        "scored again."
     )
