@@ -71,6 +71,7 @@ def test_the_command_prints_tables_and_writes_every_number(
     assert min(fed["record_mb"], fed["read_ms"], fed["step_ms"], fed["loop_ms"]) > 0
 
 
+@pytest.mark.slow  # processes that start cold
 def test_segmenter_sets_encoding_against_clicks_and_cold_starts_against_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

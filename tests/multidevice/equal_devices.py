@@ -203,7 +203,6 @@ def main() -> None:
         report = {
             "devices": jax.device_count(),
             "trained": run_all(config(), MESHES),
-            "frozen": run_all(frozen, [(2, 2, 2)]),
             "uneven": {"2x2x2": uneven(turned)},
             "elastic": elastic(config(), folder / "run"),
         }

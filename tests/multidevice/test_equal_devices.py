@@ -22,8 +22,7 @@ RUNS = [
     ("trained", "8x1x1"),  # data x fsdp x tensor
     ("trained", "2x2x2"),
     ("trained", "1x4x2"),
-    ("frozen", "2x2x2"),  # the image encoder
-    ("uneven", "2x2x2"),  # likewise; rows of weight 0, augmented, in two parts
+    ("uneven", "2x2x2"),  # image encoder frozen, rows of weight 0, augmented, in two parts
 ]
 
 
