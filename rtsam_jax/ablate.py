@@ -47,6 +47,7 @@ from rtsam_jax.evaluation.results_folder import require_writable
 from rtsam_jax.evaluation.scored_cases import ScoredCases
 from rtsam_jax.flags import at_least
 from rtsam_jax.report.section import require_section
+from rtsam_jax.report.tables import read_cases
 from rtsam_jax.text.prompt_set import require_language_model
 from rtsam_jax.training.processes import require_alone
 from rtsam_jax.training.run import RECORD, require_same_run, total_steps
@@ -76,7 +77,8 @@ def load_data(plan: Plan) -> dict[str, RunData]:
         data, prints, held_out = by_split[split]
         require_same_run(run.folder, run.cfg, prints)
         if run.cfg.evaluate and run.done:
-            if changed := held_out.changed_since(run.cases_file.parent):
+            measured = read_cases(run.cases_file)
+            if changed := held_out.changed_since(run.cases_file.parent, measured):
                 outdated[run.folder] = changed
         found[run.replicate.name] = data
     first = next(iter(found.values())).dataset

@@ -68,12 +68,16 @@ def train_rivals(
             place = str(out / name / f"seed{seed}")
             own = dataclasses.replace(cfg, seed=seed, out=place)
             try:
-                finished_run = run_rival(
-                    *(name, own, options, data, training),
+                done = run_rival(
+                    name,
+                    own,
+                    options,
+                    data,
+                    training,
                     train_cases=train_cases,
                     held_out=held_out,
                 )
-                runs.append(finished_run)
+                runs.append(done)
             except RunStopped:
                 raise
             except Exception as cause:  # named, and counted against the exit status

@@ -208,7 +208,7 @@ def _evaluate_run(arguments: argparse.Namespace) -> None:
         results = arguments.against / "evaluation" / data.held_out_name
         other = read_cases(results / "cases.csv")
         check_same_cases(data.held_out, other, (own_name, other_name))
-        if changed := ScoredCases.held_out(cfg, data).changed_since(results):
+        if changed := ScoredCases.held_out(cfg, data).changed_since(results, other):
             raise ConfigError(
                 f"{arguments.against} was scored on other files of the held-out cases than "
                 f"{data.dataset.root} now has ({some(changed)}); evaluate it again first."

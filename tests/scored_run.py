@@ -12,10 +12,11 @@ from rtsam_jax.data.selection import RunData
 from rtsam_jax.evaluation.kept_masks import keep_mask
 from rtsam_jax.evaluation.side_by_side import ScoredRun
 from rtsam_jax.metrics.case import CaseMetrics, score_case
+from rtsam_jax.report.tables import case_rows, write_csv
 
 
 def scored(title: str, data: RunData, results: Path, shift: Mapping[str, int]) -> ScoredRun:
-    """Keeps the truth of every held-out case, moved by some voxels, and measures it."""
+    """Keeps the truth of every held-out case, moved by some voxels, with its measures."""
     found: list[CaseMetrics] = []
     for case in data.held_out:
         assert case.label is not None
@@ -31,4 +32,5 @@ def scored(title: str, data: RunData, results: Path, shift: Mapping[str, int]) -
                 task=case.task,
             )
         )
+    write_csv(case_rows(found), results / "cases.csv")
     return ScoredRun(title, results, found)

@@ -7,6 +7,7 @@ asks first whether the cases are still the same.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rtsam_jax.data.cases import Case
 from rtsam_jax.data.fingerprints import fingerprints
 from rtsam_jax.data.json_file import strict_json, write_json
 from rtsam_jax.data.selection import RunData
-from rtsam_jax.report.tables import read_cases
+from rtsam_jax.metrics.case import CaseMetrics
 
 _RECORD = "scored_cases.json"
 
@@ -49,15 +50,15 @@ class ScoredCases:
         """Records that the measures in a results folder are of these; to be written last there."""
         write_json(results / _RECORD, self.digests)
 
-    def changed_since(self, results: Path) -> list[str]:
+    def changed_since(self, results: Path, measured: Sequence[CaseMetrics]) -> list[str]:
         """Ids of cases that came or went since a folder's measures, or changed in any way.
 
         Of measures by versions before this record it is known only which cases they are of.
 
-        Raises:
-            MissingFile, UnreadableFile: of `cases.csv`.
+        Args:
+            measured: what was read from the folder's `cases.csv`.
         """
-        before = {of.case: (of.task, of.patient) for of in read_cases(results / "cases.csv")}
+        before = {of.case: (of.task, of.patient) for of in measured}
         now = {case.id: (case.task, case.patient) for case in self.cases}
         changed = {id for id in before.keys() | now.keys() if before.get(id) != now.get(id)}
         if (kept := _read(results / _RECORD)) is not None:

@@ -64,8 +64,9 @@ def draw_side_by_side(
         The pictures, and a sentence on what is not shown, if there is anything.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    shown = [run for run in runs if run.cases and run.drawable]
-    lacking = [run.title for run in runs if run.cases and not run.drawable]
+    scored = [run for run in runs if run.cases]
+    shown = [run for run in scored if run.drawable]
+    lacking = [run.title for run in scored if run not in shown]
     pictures: list[Picture] = []
     said = []
     try:

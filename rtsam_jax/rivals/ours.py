@@ -175,8 +175,9 @@ def _read_scored(
     elsewhere = Path(cfg.data.dataset).resolve() != data.dataset.root.resolve()
     changed: list[str] = []
     if (results / "cases.csv").is_file() or not elsewhere:
-        if not (changed := held_out.changed_since(results)):
-            return read_cases(results / "cases.csv")
+        cases = read_cases(results / "cases.csv")
+        if not (changed := held_out.changed_since(results, cases)):
+            return cases
     if elsewhere:
         raise ConfigError(
             f"{folder} is a run on {cfg.data.dataset}, not scored on the split "

@@ -166,9 +166,10 @@ def _score(
     # The page is written after the tables, and earlier versions kept no masks.
     whole = all((place / name).is_file() for name in ("cases.csv", "report.html"))
     if whole and has_masks(place, [case.id for case in cases]):
-        if not (changed := held_out.changed_since(place)):
+        before = read_cases(place / "cases.csv")
+        if not (changed := held_out.changed_since(place, before)):
             print(f"{rival.title}: scored before; delete {place} to score it again", flush=True)
-            return read_cases(place / "cases.csv")
+            return before
         print(f"{rival.title}: scored again, since {some(changed)} changed", flush=True)
     predict, size = make_predictor(rival), rival.size
 

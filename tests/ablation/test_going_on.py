@@ -15,7 +15,6 @@ from rtsam_jax.data.nifti import Volume, read_label, write_volume
 from rtsam_jax.data.selection import load_run_data
 from rtsam_jax.errors import OutputExists
 from rtsam_jax.evaluation.scored_cases import ScoredCases
-from rtsam_jax.report.tables import case_rows, write_csv
 from tests.scored_run import scored
 from tests.tiny import tiny_config, write_config_file
 
@@ -30,8 +29,7 @@ def plan(tiny_dataset: Path, tmp_path: Path) -> Plan:
     given = ["--config", str(tmp_path / "config.py"), f"--config.out={tmp_path / 'out'}"]
     made = make_plan(given, ["text"], seeds([0]))
     for run in made.runs:
-        kept = scored(run.variant, data, run.cases_file.parent, {"p3_orn": 1, "p4_ce": 2})
-        write_csv(case_rows(kept.cases), run.cases_file)
+        scored(run.variant, data, run.cases_file.parent, {"p3_orn": 1, "p4_ce": 2})
         ScoredCases.held_out(run.cfg, data).keep(run.cases_file.parent)
         write_json(run.done_file, {"seconds": 61.0, "resumed": False})
     return made
